@@ -1,0 +1,1 @@
+//! fleetctl: arguments, progress, report files.

@@ -1,0 +1,1 @@
+//! Sockets, journal and logs around the core: the program that coordinates a fleet.

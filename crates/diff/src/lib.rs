@@ -1,0 +1,1 @@
+//! Closures in, changes and reports out: what an update does to a fleet.

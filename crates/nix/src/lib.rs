@@ -1,0 +1,1 @@
+//! Nix in layers: paths, derivations, archives and signatures (pure), the daemon and the evaluator (IO).

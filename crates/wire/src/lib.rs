@@ -1,0 +1,1 @@
+//! The compiled protocol and the only home of conversions between wire and core types.

@@ -1,0 +1,1 @@
+//! Evaluates and builds with the local Nix daemon on behalf of a coordinator.
