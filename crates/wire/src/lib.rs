@@ -1,1 +1,22 @@
 //! The compiled protocol and the only home of conversions between wire and core types.
+//!
+//! [`v1`] is generated from proto/. [`from_wire`] parses messages into core types and refuses what is not
+//! well formed; [`to_wire`] is total. Nothing here decides anything.
+
+pub mod from_wire;
+pub mod to_wire;
+
+/// Messages and services of `fleet.v1`.
+pub mod v1 {
+    #![allow(
+        missing_docs,
+        missing_debug_implementations,
+        unreachable_pub,
+        clippy::pedantic,
+        reason = "generated; the comments stand in proto/"
+    )]
+    tonic::include_proto!("fleet.v1");
+}
+
+/// Largest message either side decodes, in bytes.
+pub const MAX_MESSAGE: usize = 16 << 20;
