@@ -1,1 +1,21 @@
-//! Real Nix daemons with stores of their own, and a binary cache on loopback, for tests.
+//! Real Nix daemons with stores of their own, a binary cache on loopback, and git repositories, for tests.
+//!
+//! For tests only: everything here panics with a sentence saying what is missing instead of returning
+//! errors, and everything it starts or writes is gone when the value is dropped. It never touches the
+//! machine's own Nix store, its configuration, or the home of whoever runs the tests.
+
+mod cache;
+mod daemon;
+mod git;
+mod installation;
+mod journal;
+mod process;
+
+pub use cache::BinaryCache;
+pub use daemon::{DaemonOptions, NixDaemon, Trust};
+pub use git::GitRepo;
+pub use installation::{NixInstallation, short_temp_dir};
+pub use journal::Journal;
+pub use process::{is_running, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
+
+pub use rustix::process::Signal;
