@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fleet_testkit::{BinaryCache, DaemonOptions, GitRepo, NixDaemon, Trust, is_running};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn expression(name: &str, script: &str) -> String {
     format!(
