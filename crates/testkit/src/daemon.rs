@@ -4,7 +4,6 @@
 //! configuration is complete: nothing of the machine's is read.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -18,66 +17,8 @@ use tempfile::TempDir;
 
 use crate::installation::{NixInstallation, short_temp_dir};
 use crate::journal::Journal;
+use crate::options::DaemonOptions;
 use crate::process;
-
-/// Whether the daemon lets its clients change settings and import unsigned paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Trust {
-    /// As for root on a multi-user installation.
-    #[default]
-    Trusted,
-    /// As for everybody else there.
-    Untrusted,
-}
-
-/// What a daemon is configured with; the default is a trusting daemon without any substituter.
-#[derive(Clone, Debug)]
-pub struct DaemonOptions {
-    /// Whether clients are trusted.
-    pub trust: Trust,
-    /// Systems beside the machine's own that the daemon claims to build for.
-    pub extra_platforms: Vec<String>,
-    /// URLs of binary caches.
-    pub substituters: Vec<String>,
-    /// `name:base64` keys of those caches.
-    pub trusted_public_keys: Vec<String>,
-    /// Whether substituted paths need a signature.
-    pub require_signatures: bool,
-    /// Builds at once.
-    pub max_jobs: u32,
-    /// `NIX_BUILD_CORES` of a build.
-    pub cores: u32,
-    /// `flakes` and `nix-command`, or what else a test needs.
-    pub experimental_features: Vec<String>,
-    /// Required system features that the daemon offers.
-    pub system_features: Vec<String>,
-    /// Put the store's directory here instead of beside the rest, such as on a small file system.
-    pub root: Option<PathBuf>,
-    /// Any other settings of nix.conf.
-    pub settings: Vec<(String, String)>,
-}
-
-impl Default for DaemonOptions {
-    fn default() -> Self {
-        DaemonOptions {
-            trust: Trust::Trusted,
-            extra_platforms: Vec::new(),
-            substituters: Vec::new(),
-            trusted_public_keys: Vec::new(),
-            require_signatures: false,
-            max_jobs: 4,
-            cores: 1,
-            experimental_features: vec!["nix-command".to_owned(), "flakes".to_owned()],
-            system_features: vec![
-                "kvm".to_owned(),
-                "big-parallel".to_owned(),
-                "nixos-test".to_owned(),
-            ],
-            root: None,
-            settings: Vec::new(),
-        }
-    }
-}
 
 /// A running daemon; dropping it ends it with all its connections and builders, and removes its store.
 #[derive(Debug)]
@@ -100,7 +41,7 @@ impl NixDaemon {
             fs::create_dir_all(made).expect("a directory for the daemon");
         }
         let journal = Journal::start(&base.join("journal"));
-        let configuration = configuration(options, &installation, base);
+        let configuration = options.configuration(&installation, base);
         fs::write(base.join("etc/nix.conf"), configuration).expect("nix.conf is written");
         let child = spawn(&installation, base, &root);
         let daemon = NixDaemon {
@@ -341,53 +282,6 @@ fn spawn(installation: &NixInstallation, base: &Path, root: &Path) -> Child {
         .stderr(log)
         .spawn()
         .expect("the Nix daemon starts")
-}
-
-fn configuration(options: &DaemonOptions, installation: &NixInstallation, base: &Path) -> String {
-    let trusted = match options.trust {
-        Trust::Trusted => "*",
-        Trust::Untrusted => "",
-    };
-    let mut text = String::new();
-    let mut set = |name: &str, value: &str| writeln!(text, "{name} = {value}").expect("writing to a string");
-    set("build-users-group", "");
-    set("trusted-users", trusted);
-    set("allowed-users", "*");
-    set("sandbox", "true");
-    let mut sandbox_paths = format!("/journal={}", base.join("journal").display());
-    if let Some(shell) = installation.sandbox_shell() {
-        write!(sandbox_paths, " /bin/sh={}", shell.display()).expect("writing to a string");
-    }
-    // A shell that Nix brings along is one of the default sandbox paths, which stay.
-    let keep_default = if installation.sandbox_shell().is_some() {
-        "sandbox-paths"
-    } else {
-        "extra-sandbox-paths"
-    };
-    set(keep_default, &sandbox_paths);
-    set("experimental-features", &options.experimental_features.join(" "));
-    set("extra-platforms", &options.extra_platforms.join(" "));
-    set("system-features", &options.system_features.join(" "));
-    set("substituters", &options.substituters.join(" "));
-    set("trusted-public-keys", &options.trusted_public_keys.join(" "));
-    set(
-        "require-sigs",
-        if options.require_signatures {
-            "true"
-        } else {
-            "false"
-        },
-    );
-    set("max-jobs", &options.max_jobs.to_string());
-    set("cores", &options.cores.to_string());
-    set("flake-registry", "");
-    set("narinfo-cache-negative-ttl", "0");
-    set("download-attempts", "1");
-    set("fsync-metadata", "false");
-    for (name, value) in &options.settings {
-        set(name, value);
-    }
-    text
 }
 
 /// Store paths are read-only; whoever removes the directory needs to write to it.

@@ -9,13 +9,15 @@ mod daemon;
 mod git;
 mod installation;
 mod journal;
+mod options;
 mod process;
 
 pub use cache::BinaryCache;
-pub use daemon::{DaemonOptions, NixDaemon, Trust};
+pub use daemon::NixDaemon;
 pub use git::GitRepo;
 pub use installation::{NixInstallation, short_temp_dir};
 pub use journal::Journal;
+pub use options::{DaemonOptions, Trust};
 pub use process::{is_running, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
 
 pub use rustix::process::Signal;
