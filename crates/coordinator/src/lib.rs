@@ -1,1 +1,17 @@
 //! Sockets, journal and logs around the core: the program that coordinates a fleet.
+//!
+//! [`Coordinator::start`] opens the state directory and spawns the shell, the one owner of the
+//! [`Fleet`](fleet_core::Fleet). The services of `rpc` only translate: requests become inputs of the shell, its
+//! feeds become streams. There is no Nix here: nothing is evaluated or built.
+
+pub mod config;
+mod derivations;
+mod feed;
+mod journal;
+mod logs;
+mod rpc;
+mod server;
+mod shell;
+
+pub use config::{Config, StepLimits};
+pub use server::{Coordinator, StartError};

@@ -1,1 +1,105 @@
-fn main() {}
+//! `fleet-worker`: arguments, a Unix socket and signals around the library.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use fleet_nix::daemon::DaemonAddress;
+use fleet_worker::{Config, Worker};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+/// Evaluates and builds for a coordinator, with the Nix daemon of this machine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The coordinator's socket.
+    #[arg(long, env = "FLEET_COORDINATOR_SOCKET", value_name = "SOCKET")]
+    coordinator: PathBuf,
+    /// Kept between starts: the evaluators' fetcher cache.
+    #[arg(long, env = "FLEET_CACHE_DIR", value_name = "DIR")]
+    cache_dir: PathBuf,
+    /// What people call this worker.
+    #[arg(long, env = "FLEET_WORKER_NAME", default_value = "worker")]
+    name: String,
+    /// The Nix daemon, as a store URI; else as Nix finds it.
+    #[arg(long, env = "FLEET_STORE", value_name = "URI")]
+    store: Option<String>,
+    /// The nix command.
+    #[arg(long, env = "FLEET_NIX", default_value = "nix", value_name = "PATH")]
+    nix: PathBuf,
+    /// Builds at a time [default: one a processor].
+    #[arg(long, env = "FLEET_WORKER_SLOTS", value_name = "N")]
+    slots: Option<u32>,
+    /// Evaluators at a time; 0 to build only [default: half the processors, at most 4].
+    #[arg(long, env = "FLEET_EVAL_SLOTS", value_name = "N")]
+    eval_slots: Option<u32>,
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            tracing::error!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    let address = match &args.store {
+        Some(uri) => DaemonAddress::from_store_uri(uri)?,
+        None => DaemonAddress::from_env()?,
+    };
+    let mut config = Config::new(args.name, args.cache_dir, address);
+    config.nix = args.nix;
+    config.slots = args.slots.unwrap_or(config.slots);
+    config.eval_slots = args.eval_slots.unwrap_or(config.eval_slots);
+    let worker = Worker::prepare(config).await?;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    let channel = connect(args.coordinator).await?;
+    tracing::info!("working");
+    worker.run(channel, stop).await?;
+    Ok(())
+}
+
+async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is never looked at.
+    Endpoint::from_static("http://coordinator")
+        .connect_with_connector(connector)
+        .await
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
+}

@@ -1,0 +1,75 @@
+//! What watchers of a run see: numbered events that stay, and log lines that pass. Owns the sequence numbers.
+//! A slow watcher loses log lines (with a marker), never events, and slows nobody.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use fleet_wire::v1;
+use fleet_wire::v1::run_event::Event;
+use tokio::sync::{broadcast, watch};
+
+/// Log messages a watcher may lag behind before it loses some.
+const LOG_BACKLOG: usize = 2048;
+
+/// One run's events.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    started: Instant,
+    events: Mutex<Vec<v1::RunEvent>>,
+    length: watch::Sender<usize>,
+    logs: broadcast::Sender<v1::StepLog>,
+}
+
+impl Feed {
+    pub(crate) fn new() -> Self {
+        let started = Instant::now();
+        let (length, logs) = (watch::Sender::new(0), broadcast::Sender::new(LOG_BACKLOG));
+        Self {
+            started,
+            events: Mutex::default(),
+            length,
+            logs,
+        }
+    }
+
+    /// Adds an event for everyone, now and later.
+    pub(crate) fn push(&self, event: Event) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = events.len() as u64 + 1;
+        events.push(v1::RunEvent {
+            sequence,
+            at_ms: self.now_ms(),
+            event: Some(event),
+        });
+        self.length.send_replace(events.len());
+    }
+
+    /// Shows a transient event to those who watch with logs.
+    pub(crate) fn show(&self, log: v1::StepLog) {
+        // No watcher is no error.
+        let _ = self.logs.send(log);
+    }
+
+    /// Events after the first `seen`.
+    pub(crate) fn after(&self, seen: usize) -> Vec<v1::RunEvent> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.get(seen..).unwrap_or_default().to_vec()
+    }
+
+    pub(crate) fn watch(&self) -> (watch::Receiver<usize>, broadcast::Receiver<v1::StepLog>) {
+        (self.length.subscribe(), self.logs.subscribe())
+    }
+
+    /// A log line as an event without a number.
+    pub(crate) fn transient(&self, event: Event) -> v1::RunEvent {
+        v1::RunEvent {
+            sequence: 0,
+            at_ms: self.now_ms(),
+            event: Some(event),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,184 @@
+//! What must outlive the process: one small interface, and the file behind it. Owns `journal/` of the state
+//! directory: one file of JSON lines for each start, so that several embedded coordinators never write to
+//! the same file. Old files are removed when there are too many.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use fleet_core::Record;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Starts of the coordinator that are remembered.
+const KEPT_FILES: usize = 200;
+/// Longest line that is read back, bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// Why the journal cannot be used.
+#[derive(Debug, Error)]
+#[error("cannot {verb} the journal {path}")]
+pub struct JournalError {
+    verb: &'static str,
+    path: String,
+    source: std::io::Error,
+}
+
+/// Facts that survive.
+pub(crate) trait Journal: Send {
+    /// Makes a batch durable before it returns.
+    fn append(&mut self, batch: &[Fact]) -> Result<(), JournalError>;
+}
+
+/// A record with the names people use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub(crate) enum Fact {
+    /// A run began.
+    RunSubmitted { run: String },
+    /// A target ended; `drv` is where a person would look for a log.
+    TargetSettled {
+        run: String,
+        host: String,
+        side: String,
+        status: String,
+        drv: Option<String>,
+    },
+    /// An attempt began.
+    AttemptStarted { drv: String, attempt: u32 },
+    /// An attempt ended.
+    AttemptEnded {
+        drv: String,
+        attempt: u32,
+        status: String,
+    },
+    /// A run ended.
+    RunFinished { run: String, outcome: String },
+}
+
+impl Fact {
+    /// The fact of a record; `run_name` names runs.
+    pub(crate) fn of(record: &Record, run_name: impl Fn(fleet_core::RunId) -> String) -> Option<Self> {
+        Some(match record {
+            Record::RunSubmitted { run } => Self::RunSubmitted { run: run_name(*run) },
+            Record::TargetEvaluated { .. } => return None,
+            Record::AttemptStarted { drv, attempt, .. } => Self::AttemptStarted {
+                drv: drv.to_string(),
+                attempt: *attempt,
+            },
+            Record::AttemptEnded { drv, attempt, status } => Self::AttemptEnded {
+                drv: drv.to_string(),
+                attempt: *attempt,
+                status: format!("{status:?}"),
+            },
+            Record::TargetSettled { run, target, settled } => {
+                let failed = settled.failure.as_ref().and_then(|failure| failure.drv.as_ref());
+                Self::TargetSettled {
+                    run: run_name(*run),
+                    host: target.host.name.to_string(),
+                    side: format!("{:?}", target.side),
+                    status: format!("{:?}", settled.status),
+                    drv: failed.or(settled.drv.as_ref()).map(ToString::to_string),
+                }
+            }
+            Record::RunFinished { run, finished } => Self::RunFinished {
+                run: run_name(*run),
+                outcome: format!("{:?}", finished.outcome),
+            },
+        })
+    }
+}
+
+/// JSON lines in a directory.
+#[derive(Debug)]
+pub(crate) struct FileJournal {
+    path: PathBuf,
+    file: File,
+}
+
+impl FileJournal {
+    /// Opens a new file named `start` in `directory`, which is created.
+    pub(crate) fn open(directory: &Path, start: &str) -> Result<Self, JournalError> {
+        let path = directory.join(format!("{start}.jsonl"));
+        std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        for old in files(directory)?.iter().skip(KEPT_FILES) {
+            std::fs::remove_file(old).map_err(failed("prune", old))?;
+        }
+        Ok(Self { path, file })
+    }
+}
+
+impl Journal for FileJournal {
+    fn append(&mut self, batch: &[Fact]) -> Result<(), JournalError> {
+        let mut lines = Vec::new();
+        for fact in batch {
+            serde_json::to_writer(&mut lines, fact)
+                .map_err(|error| failed("write", &self.path)(std::io::Error::from(error)))?;
+            lines.push(b'\n');
+        }
+        self.file.write_all(&lines).map_err(failed("write", &self.path))?;
+        // An embedded coordinator has nothing to re-adopt, so only what people look up later must reach the disk.
+        if batch.iter().any(|fact| matches!(fact, Fact::RunFinished { .. })) {
+            self.file.sync_data().map_err(failed("sync", &self.path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything kept in `directory`: newest start first, each in order.
+pub(crate) fn read(directory: &Path) -> Result<Vec<Fact>, JournalError> {
+    let mut facts = Vec::new();
+    for path in files(directory)? {
+        let Ok(file) = File::open(&path) else { continue };
+        // A torn last line is what a killed process leaves; it holds no finished fact.
+        let lines = BufReader::new(file)
+            .lines()
+            .map_while(Result::ok)
+            .filter(|line| line.len() < MAX_LINE);
+        facts.extend(lines.filter_map(|line| serde_json::from_str::<Fact>(&line).ok()));
+    }
+    Ok(facts)
+}
+
+/// Newest first.
+fn files(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let entries = std::fs::read_dir(directory).map_err(failed("list", directory))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|x| x == "jsonl"))
+        .collect();
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(files)
+}
+
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+    let path = path.display().to_string();
+    move |source| JournalError { verb, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_survive_and_a_torn_line_hides_nothing() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let facts = [
+            Fact::RunSubmitted { run: "r1".into() },
+            Fact::RunFinished {
+                run: "r1".into(),
+                outcome: "Succeeded".into(),
+            },
+        ];
+        let mut journal = FileJournal::open(directory.path(), "0001").expect("opens");
+        journal.append(&facts).expect("appends");
+        journal.file.write_all(b"{\"fact\":\"run_sub").expect("tears");
+        assert_eq!(read(directory.path()).expect("loads"), facts);
+    }
+}

@@ -1,0 +1,231 @@
+//! Inputs into events: names become ids, messages are parsed and checked. Refusals go back to who asked.
+
+use std::sync::Arc;
+
+use fleet_core::{
+    DrvPath, Effect, EvalReport, Event, Failure, FailureCode, LeaseId, RealiseJobId, RunId, WorkerId,
+};
+use fleet_wire::v1::run_event::Event as Seen;
+use fleet_wire::v1::worker_message::Message as FromWorker;
+use fleet_wire::{from_wire, v1};
+use tonic::Status;
+
+use super::{Input, RunState, Shell};
+use crate::feed::Feed;
+use crate::rpc::status;
+
+impl Shell {
+    /// Applies one input and answers whoever waits for it.
+    pub(super) fn take(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        // A peer that no longer waits for its answer is no error.
+        match input {
+            Input::Submit(request, reply) => drop(reply.send(self.submit(&request, effects))),
+            Input::Cancel(run, reply) => drop(reply.send(self.cancel(&run, effects))),
+            Input::Join(hello, outbound, reply) => {
+                let joined = from_wire::worker_hello(*hello)
+                    .map_err(|e| status::invalid(&e))
+                    .map(|hello| {
+                        let worker = WorkerId(self.next_worker);
+                        self.next_worker += 1;
+                        self.workers.insert(worker, outbound);
+                        self.apply(Event::WorkerJoined { worker, hello }, effects);
+                        (worker, Self::epoch_of(worker).0)
+                    });
+                drop(reply.send(joined));
+            }
+            Input::Said(worker, message, reply) => drop(reply.send(self.said(worker, message, effects))),
+            Input::Left(worker) => {
+                self.workers.remove(&worker);
+                self.apply(Event::WorkerLost { worker }, effects);
+            }
+        }
+    }
+
+    fn submit(&mut self, request: &v1::SubmitRequest, effects: &mut Vec<Effect>) -> Result<String, Status> {
+        let parsed = from_wire::run_request(request).map_err(|e| status::invalid(&e))?;
+        if request.idempotency_key.is_empty() || request.idempotency_key.len() > 256 {
+            return Err(Status::invalid_argument(
+                "idempotency_key must have 1 to 256 characters",
+            ));
+        }
+        let name = run_name(&request.idempotency_key);
+        if self.feeds.contains_key(&name) {
+            return Ok(name);
+        }
+        for source in request.before.iter().chain(&request.after) {
+            let id = from_wire::source_id(source).map_err(|e| status::invalid(&e))?;
+            self.sources.insert(id, source.clone());
+        }
+        let run = RunId(self.next_run);
+        self.next_run += 1;
+        let feed = Arc::new(Feed::new());
+        self.feeds.insert(name.clone(), feed.clone());
+        self.runs.insert(
+            run,
+            RunState {
+                name: name.clone(),
+                feed,
+            },
+        );
+        self.apply(Event::RunSubmitted { run, request: parsed }, effects);
+        Ok(name)
+    }
+
+    fn cancel(&mut self, name: &str, effects: &mut Vec<Effect>) -> Result<(), Status> {
+        let run = self
+            .runs
+            .iter()
+            .find(|(_, state)| state.name == name)
+            .map(|(run, _)| *run);
+        let run = run.ok_or_else(|| status::unknown_run(name))?;
+        self.apply(Event::RunCancelled { run }, effects);
+        Ok(())
+    }
+
+    /// One message of a worker. An error means it breaks the protocol and ends its session.
+    fn said(
+        &mut self,
+        worker: WorkerId,
+        message: FromWorker,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Status> {
+        let event = match message {
+            FromWorker::Hello(_) => return Err(Status::failed_precondition("a session has one hello")),
+            FromWorker::Heartbeat(_) => return Ok(()),
+            FromWorker::DerivationsSeen(seen) => return self.learn(seen),
+            FromWorker::StepLogged(logged) => return self.logged(&logged),
+            FromWorker::StepPhased(phased) => return self.phased(phased),
+            FromWorker::HostsDiscovered(message) => from_wire::discovered(worker, message),
+            FromWorker::HostStarted(message) => from_wire::host_started(worker, message),
+            FromWorker::HostEvaluated(message) => self.host_evaluated(worker, message),
+            FromWorker::EvalFinished(message) => from_wire::eval_finished(worker, message),
+            FromWorker::StepBegun(message) => from_wire::step_begun(worker, message),
+            FromWorker::StepReported(message) => self.step_reported(worker, message),
+            FromWorker::LeaseFinished(message) => Ok(from_wire::lease_finished(worker, message)),
+            FromWorker::PathsRealised(message) => match self.paths_realised(worker, message) {
+                Some(event) => Ok(event),
+                None => return Ok(()),
+            },
+        };
+        let event = event.map_err(|error| status::invalid(&error))?;
+        self.apply(event, effects);
+        Ok(())
+    }
+
+    fn learn(&mut self, seen: v1::DerivationsSeen) -> Result<(), Status> {
+        seen.derivations.into_iter().try_for_each(|derivation| {
+            self.derivations
+                .learn(derivation)
+                .map_err(|error| status::refused(&error))
+        })
+    }
+
+    fn host_evaluated(
+        &mut self,
+        worker: WorkerId,
+        message: v1::HostEvaluated,
+    ) -> Result<Event, from_wire::WireError> {
+        let mut event = from_wire::host_evaluated(worker, message)?;
+        if let Event::EvalReported {
+            report: EvalReport::HostEvaluated { result, .. },
+            ..
+        } = &mut event
+            && let Ok(evaluated) = result
+        {
+            match self.derivations.take_news(&evaluated.wanted) {
+                Ok(news) => evaluated.new_steps = news,
+                Err(error) => {
+                    *result = Err(Failure {
+                        code: FailureCode::Infrastructure,
+                        cause: error.to_string().into(),
+                        detail: "".into(),
+                        drv: None,
+                    });
+                }
+            }
+        }
+        Ok(event)
+    }
+
+    fn step_reported(
+        &mut self,
+        worker: WorkerId,
+        message: v1::StepReported,
+    ) -> Result<Event, from_wire::WireError> {
+        let (lease, drv) = (LeaseId(message.lease), DrvPath::from(message.drv.as_str()));
+        let tail = self.logs.tail(lease, &drv);
+        self.logs.end(lease, &drv);
+        let event = from_wire::step_reported(worker, message, tail.into())?;
+        if let Event::StepReported { report, .. } = &event
+            && let fleet_core::StepReport::Ended { outcome, .. } = report
+            && let fleet_core::StepOutcome::Built(outputs) | fleet_core::StepOutcome::AlreadyValid(outputs) =
+                outcome
+        {
+            self.derivations.realised(&drv, outputs);
+        }
+        Ok(event)
+    }
+
+    fn logged(&mut self, logged: &v1::StepLogged) -> Result<(), Status> {
+        let drv = DrvPath::from(logged.drv.as_str());
+        let Some(attempt) = self.logs.append(LeaseId(logged.lease), &drv, &logged.data) else {
+            return Ok(());
+        };
+        let name = logged
+            .drv
+            .get(33..)
+            .unwrap_or_default()
+            .trim_end_matches(".drv")
+            .to_owned();
+        let log = v1::StepLog {
+            drv: logged.drv.clone(),
+            name,
+            attempt,
+            data: logged.data.clone(),
+        };
+        for state in self.interested() {
+            state.feed.show(log.clone());
+        }
+        Ok(())
+    }
+
+    fn phased(&mut self, phased: v1::StepPhased) -> Result<(), Status> {
+        let phase = v1::StepPhase {
+            drv: phased.drv,
+            phase: phased.phase,
+        };
+        for state in self.interested() {
+            state.feed.push(Seen::StepPhase(phase.clone()));
+        }
+        Ok(())
+    }
+
+    /// Path infos go straight to their run's watchers; the event is for the last message.
+    fn paths_realised(&mut self, worker: WorkerId, mut message: v1::PathsRealised) -> Option<Event> {
+        let job = RealiseJobId(message.job);
+        let infos = std::mem::take(&mut message.infos);
+        if let Some(state) = self.realises.get(&job).and_then(|run| self.runs.get(run))
+            && !infos.is_empty()
+        {
+            let infos = infos.into_iter().map(|mut info| {
+                self.derivations.identify(&mut info);
+                info
+            });
+            state.feed.push(Seen::PathInfos(v1::PathInfos {
+                infos: infos.collect(),
+            }));
+        }
+        message.done.then(|| from_wire::realised(worker, message))
+    }
+
+    /// Runs that may want to see a step. Today a coordinator shows a step's lines to every live run.
+    fn interested(&self) -> impl Iterator<Item = &RunState> {
+        self.runs.values()
+    }
+}
+
+/// The name of a run follows from its key, so that the same key finds the same run.
+fn run_name(idempotency_key: &str) -> String {
+    let digest = fleet_store::Digest::of(idempotency_key.as_bytes()).to_string();
+    format!("run-{}", &digest[..12])
+}

@@ -1,0 +1,115 @@
+//! Effects into messages: ids become names, sources and derivations are filled in.
+
+use fleet_core::{Closure, Command, Effect, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
+use fleet_core::{LeaseId, LeasedStep, StepOutcome, StepReport, WorkerId};
+use fleet_wire::v1::coordinator_message::Message as ToWorker;
+use fleet_wire::{to_wire, v1};
+
+use super::Shell;
+
+impl Shell {
+    /// Sends a command; `caused` collects the effects of what cannot be sent.
+    pub(super) fn send(&mut self, worker: WorkerId, command: Command, caused: &mut Vec<Effect>) {
+        let message = match command {
+            Command::StartEval {
+                job,
+                epoch,
+                source,
+                task,
+            } => ToWorker::EvalJob(v1::EvalJob {
+                job: job.0,
+                epoch: epoch.0,
+                source: self.sources.get(&source).cloned(),
+                task: Some(eval_task(&task)),
+            }),
+            Command::CancelEval { job } => ToWorker::CancelEval(v1::CancelEval { job: job.0 }),
+            Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, caused),
+            Command::CancelLease { lease } => ToWorker::CancelLease(v1::CancelLease { lease: lease.0 }),
+            Command::Realise {
+                job,
+                epoch,
+                path,
+                run,
+                closure,
+            } => {
+                self.realises.insert(job, run);
+                ToWorker::Realise(v1::Realise {
+                    job: job.0,
+                    epoch: epoch.0,
+                    path: path.to_string(),
+                    closure: closure == Closure::Wanted,
+                    run: self.run_name(run),
+                })
+            }
+        };
+        let Some(outbound) = self.workers.get(&worker) else {
+            return;
+        };
+        if outbound.try_send(message).is_err() {
+            tracing::warn!(%worker, "a worker does not take its messages: its session ends");
+            self.workers.remove(&worker);
+            self.apply(Event::WorkerLost { worker }, caused);
+        }
+    }
+
+    fn lease(
+        &mut self,
+        worker: WorkerId,
+        lease: LeaseId,
+        epoch: Epoch,
+        steps: &[LeasedStep],
+        caused: &mut Vec<Effect>,
+    ) -> ToWorker {
+        let mut work = Vec::with_capacity(steps.len());
+        for step in steps {
+            match self.derivations.work(step, self.limits) {
+                Ok(ready) => {
+                    self.logs.begin(lease, &step.drv, step.attempt);
+                    work.push(ready);
+                }
+                Err(error) => {
+                    let failure = Failure {
+                        code: FailureCode::Infrastructure,
+                        cause: error.to_string().into(),
+                        detail: "".into(),
+                        drv: Some(step.drv.clone()),
+                    };
+                    let outcome = StepOutcome::Failed(FailureClass::OutputRejected, failure);
+                    let report = StepReport::Ended {
+                        outcome,
+                        duration_ms: 0,
+                    };
+                    self.apply(
+                        Event::StepReported {
+                            worker,
+                            lease,
+                            epoch,
+                            drv: step.drv.clone(),
+                            report,
+                        },
+                        caused,
+                    );
+                }
+            }
+        }
+        ToWorker::Lease(v1::Lease {
+            lease: lease.0,
+            epoch: epoch.0,
+            steps: work,
+        })
+    }
+}
+
+fn eval_task(task: &EvalTask) -> v1::eval_job::Task {
+    match task {
+        EvalTask::Discover(kinds) => v1::eval_job::Task::Discover(v1::Discover {
+            kinds: kinds
+                .iter()
+                .map(|kind| to_wire::host_kind(*kind).into())
+                .collect(),
+        }),
+        EvalTask::Hosts(hosts) => v1::eval_job::Task::Hosts(v1::EvalHosts {
+            hosts: hosts.iter().map(to_wire::host).collect(),
+        }),
+    }
+}

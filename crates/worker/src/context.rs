@@ -1,0 +1,85 @@
+//! What all jobs of one session share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use fleet_nix::daemon::Trust;
+use fleet_nix::proxy::StoreProxy;
+use fleet_nix::store_path::StorePath;
+use fleet_nix::{PathInfo, StoreDir};
+use fleet_wire::v1;
+use fleet_wire::v1::worker_message::Message;
+use tokio::sync::{Mutex, mpsc};
+use tonic::transport::Channel;
+
+use crate::config::Config;
+use crate::lane::Lanes;
+use crate::planner::Planner;
+use crate::roots::Roots;
+
+/// Shared by the jobs of a session.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) store_dir: StoreDir,
+    pub(crate) trust: Trust,
+    pub(crate) proxy: StoreProxy,
+    pub(crate) roots: Roots,
+    pub(crate) lanes: Lanes,
+    pub(crate) planner: Mutex<Planner>,
+    /// Path infos of valid, rooted paths never change.
+    pub(crate) infos: Mutex<HashMap<StorePath, Arc<PathInfo>>>,
+    /// Which of them a run has been told.
+    pub(crate) told: Mutex<HashMap<String, HashSet<StorePath>>>,
+    pub(crate) outbox: Outbox,
+    pub(crate) coordinator: Channel,
+    /// Holds the proxy's socket; removed when the session ends.
+    pub(crate) _runtime_dir: tempfile::TempDir,
+}
+
+/// Messages on their way to the coordinator. Senders wait when it is full.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbox(pub(crate) mpsc::Sender<v1::WorkerMessage>);
+
+impl Outbox {
+    /// Sends; a closed session loses the message, as everything else of it.
+    pub(crate) async fn send(&self, message: Message) {
+        let _ = self
+            .0
+            .send(v1::WorkerMessage {
+                message: Some(message),
+            })
+            .await;
+    }
+
+    /// Sends if there is room.
+    pub(crate) fn try_send(&self, message: Message) -> Result<(), Message> {
+        self.0
+            .try_send(v1::WorkerMessage {
+                message: Some(message),
+            })
+            .map_err(|error| {
+                let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
+                    error;
+                message.message.unwrap_or(Message::Heartbeat(v1::Heartbeat {}))
+            })
+    }
+}
+
+/// A failure as the wire has it.
+pub(crate) fn failure(code: &str, error: &dyn std::error::Error) -> v1::Failure {
+    let mut cause = error.to_string();
+    let mut source = error.source();
+    while let Some(deeper) = source {
+        let text = deeper.to_string();
+        if !cause.contains(&text) {
+            cause = format!("{cause}: {text}");
+        }
+        source = deeper.source();
+    }
+    v1::Failure {
+        code: code.to_owned(),
+        cause,
+        ..v1::Failure::default()
+    }
+}

@@ -1,0 +1,221 @@
+//! One eval job: bring the source, start an evaluator, take its hosts one at a time, report each. One host's
+//! failure is that host's; a dead or stuck evaluator ends the job with the rest unstarted.
+
+use std::sync::Arc;
+
+use fleet_nix::evaluator::{
+    ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, ProcessEvaluator,
+    ReplEvaluator,
+};
+use fleet_wire::v1;
+use fleet_wire::v1::eval_job::Task;
+use fleet_wire::v1::worker_message::Message;
+
+use crate::context::{Context, failure};
+use crate::source;
+
+/// Bytes of derivations in one message.
+const DERIVATIONS_PER_MESSAGE: usize = 1 << 20;
+/// Longest trace that is sent, bytes.
+const MAX_TRACE: usize = 64 << 10;
+
+/// Runs a job to its end and reports it.
+pub(crate) async fn run(context: Arc<Context>, job: v1::EvalJob) {
+    let (id, epoch) = (job.job, job.epoch);
+    let ended = evaluate(&context, job).await;
+    let (failure, unstarted) = match ended {
+        Ok(unstarted) => (None, unstarted),
+        Err((failure, unstarted)) => (Some(failure), unstarted),
+    };
+    context
+        .outbox
+        .send(Message::EvalFinished(v1::EvalFinished {
+            job: id,
+            epoch,
+            failure,
+            unstarted,
+        }))
+        .await;
+}
+
+type Ended = Result<Vec<v1::Host>, (v1::Failure, Vec<v1::Host>)>;
+
+async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
+    let hosts = match &job.task {
+        Some(Task::Hosts(hosts)) => hosts.hosts.clone(),
+        _ => Vec::new(),
+    };
+    let no_source = |cause: &dyn std::error::Error| (failure("no_source", cause), hosts.clone());
+    let source = job.source.as_ref().ok_or_else(|| no_source(&std::fmt::Error))?;
+    let source = source::import(context, source)
+        .await
+        .map_err(|error| no_source(&error))?;
+    let mut evaluator = start(context, &source)
+        .await
+        .map_err(|error| (eval_failure(&error), hosts.clone()))?;
+    match job.task {
+        Some(Task::Discover(discover)) => {
+            let kinds: Vec<_> = discover
+                .kinds
+                .iter()
+                .filter_map(|kind| kind_from(*kind))
+                .collect();
+            let found = evaluator
+                .discover(&kinds)
+                .await
+                .map_err(|error| (eval_failure(&error), Vec::new()))?;
+            let hosts = found.iter().map(host_to).collect();
+            let found = v1::HostsDiscovered {
+                job: job.job,
+                epoch: job.epoch,
+                hosts,
+            };
+            context.outbox.send(Message::HostsDiscovered(found)).await;
+            Ok(Vec::new())
+        }
+        Some(Task::Hosts(_)) => each_host(context, &mut *evaluator, (job.job, job.epoch), hosts).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn start(context: &Context, source: &FlakeSource) -> Result<Box<dyn Evaluator>, EvalError> {
+    let config = EvaluatorConfig {
+        nix: context.config.nix.clone(),
+        store_uri: context.proxy.store_uri(),
+        cache: context.config.cache_dir.join("evaluator"),
+        host_wall_limit: context.config.host_wall_limit,
+        ..EvaluatorConfig::default()
+    };
+    match ReplEvaluator::start(&config, source).await {
+        Ok(evaluator) => Ok(Box::new(evaluator)),
+        Err(EvalError::Unsuitable { .. }) => Ok(Box::new(ProcessEvaluator::start(&config, source).await?)),
+        Err(other) => Err(other),
+    }
+}
+
+async fn each_host(
+    context: &Context,
+    evaluator: &mut dyn Evaluator,
+    (job, epoch): (u64, u64),
+    hosts: Vec<v1::Host>,
+) -> Ended {
+    let mut hosts = hosts.into_iter();
+    while let Some(host) = hosts.next() {
+        let Some(kind) = kind_from(host.kind) else {
+            continue;
+        };
+        let started = v1::HostStarted {
+            job,
+            epoch,
+            host: Some(host.clone()),
+        };
+        context.outbox.send(Message::HostStarted(started)).await;
+        let attr = HostAttr {
+            kind,
+            name: host.name.clone(),
+        };
+        let (result, over) = match evaluator.evaluate(&attr).await {
+            Ok(toplevel) => (plan(context, &toplevel).await, false),
+            Err(error) => {
+                let over = !matches!(error, EvalError::Host { .. });
+                (v1::host_evaluated::Result::Failure(eval_failure(&error)), over)
+            }
+        };
+        let evaluated = v1::HostEvaluated {
+            job,
+            epoch,
+            host: Some(host),
+            result: Some(result),
+        };
+        context.outbox.send(Message::HostEvaluated(evaluated)).await;
+        if over {
+            // The evaluator is gone; the host that was on it has its failure, the others deserve another.
+            return Ok(hosts.collect());
+        }
+    }
+    Ok(Vec::new())
+}
+
+async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v1::host_evaluated::Result {
+    let planned = context.planner.lock().await.plan(&context.proxy, toplevel).await;
+    match planned {
+        Ok(plan) => {
+            send_derivations(context, plan.news).await;
+            v1::host_evaluated::Result::Evaluated(v1::Evaluated {
+                drv: toplevel.drv.to_string(),
+                output_name: toplevel.output_name.to_string(),
+                output: toplevel
+                    .output
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                wanted: plan.wanted.iter().map(ToString::to_string).collect(),
+                substitutable_new: plan.substitutable_new,
+            })
+        }
+        Err(error) => v1::host_evaluated::Result::Failure(failure("infrastructure", &error)),
+    }
+}
+
+async fn send_derivations(context: &Context, derivations: Vec<v1::Derivation>) {
+    let mut batch = Vec::new();
+    let mut size = 0;
+    for derivation in derivations {
+        size += derivation.aterm.len() + 128;
+        batch.push(derivation);
+        if size > DERIVATIONS_PER_MESSAGE {
+            let derivations = std::mem::take(&mut batch);
+            context
+                .outbox
+                .send(Message::DerivationsSeen(v1::DerivationsSeen { derivations }))
+                .await;
+            size = 0;
+        }
+    }
+    if !batch.is_empty() {
+        context
+            .outbox
+            .send(Message::DerivationsSeen(v1::DerivationsSeen {
+                derivations: batch,
+            }))
+            .await;
+    }
+}
+
+fn eval_failure(error: &EvalError) -> v1::Failure {
+    let (code, cause, trace) = match error {
+        EvalError::Host { cause, trace } | EvalError::Flake { cause, trace } => {
+            ("eval_failed", cause, trace.as_str())
+        }
+        EvalError::Died { cause } => ("eval_died", cause, ""),
+        other => return failure("eval_died", other),
+    };
+    let detail = trace.chars().take(MAX_TRACE / 4).collect();
+    v1::Failure {
+        code: code.to_owned(),
+        cause: cause.clone(),
+        detail,
+        drv: String::new(),
+    }
+}
+
+fn kind_from(kind: i32) -> Option<ConfigurationKind> {
+    match v1::HostKind::try_from(kind) {
+        Ok(v1::HostKind::Nixos) => Some(ConfigurationKind::Nixos),
+        Ok(v1::HostKind::Darwin) => Some(ConfigurationKind::Darwin),
+        Ok(v1::HostKind::Home) => Some(ConfigurationKind::Home),
+        Ok(v1::HostKind::Unspecified) | Err(_) => None,
+    }
+}
+
+fn host_to(host: &HostAttr) -> v1::Host {
+    let kind = match host.kind {
+        ConfigurationKind::Nixos => v1::HostKind::Nixos,
+        ConfigurationKind::Darwin => v1::HostKind::Darwin,
+        ConfigurationKind::Home => v1::HostKind::Home,
+    };
+    v1::Host {
+        name: host.name.clone(),
+        kind: kind.into(),
+    }
+}

@@ -1,0 +1,241 @@
+//! What must be built for a target: the daemon's missing query, on one long-lived connection, and the derivations
+//! behind its answer. Owns what this session has told the coordinator, so that nothing is sent twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+use fleet_nix::daemon::{Daemon, DaemonError, Settings, Trust};
+use fleet_nix::derivation::{Derivation, DerivationError};
+use fleet_nix::evaluator::Toplevel;
+use fleet_nix::nar::{NarError, single_file};
+use fleet_nix::proxy::StoreProxy;
+use fleet_nix::store_path::{OutputName, StoreDir, StorePath};
+use fleet_nix::{DerivedPath, OutputSet};
+use fleet_wire::v1;
+use thiserror::Error;
+
+/// Largest derivation file, bytes.
+const MAX_DERIVATION: usize = 64 << 20;
+
+/// Why it cannot be said what must be built.
+#[derive(Debug, Error)]
+pub(crate) enum PlanError {
+    #[error("the Nix daemon cannot say what must be built")]
+    Daemon(#[from] DaemonError),
+    #[error("the Nix daemon does not know {0} any more: was it garbage-collected?")]
+    Vanished(String),
+    #[error("derivation {0} cannot be read")]
+    Archive(String, #[source] NarError),
+    #[error("derivation {0} cannot be parsed")]
+    Parse(String, #[source] DerivationError),
+    #[error("derivation {drv} has no output {output}")]
+    NoOutput { drv: String, output: String },
+}
+
+/// What must be built for one target, and what the coordinator has not been told.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Inputs before their users.
+    pub(crate) wanted: Vec<StorePath>,
+    pub(crate) news: Vec<v1::Derivation>,
+    pub(crate) substitutable_new: u32,
+}
+
+/// Knows what was asked and told in this session.
+#[derive(Debug)]
+pub(crate) struct Planner {
+    daemon: Daemon,
+    store_dir: StoreDir,
+    known: HashMap<StorePath, Known>,
+    told: HashSet<StorePath>,
+    counted: HashSet<StorePath>,
+}
+
+/// What planning needs of a derivation.
+#[derive(Debug)]
+struct Known {
+    outputs: BTreeMap<OutputName, Option<StorePath>>,
+    inputs: Vec<StorePath>,
+}
+
+impl Planner {
+    /// A planner on a connection of its own.
+    pub(crate) async fn new(mut daemon: Daemon, store_dir: StoreDir) -> Result<Self, DaemonError> {
+        let mut settings = Settings {
+            use_substitutes: true,
+            ..Settings::default()
+        };
+        if daemon.trust() == Trust::Trusted {
+            for (name, value) in [
+                ("always-allow-substitutes", "true"),
+                ("narinfo-cache-negative-ttl", "0"),
+            ] {
+                settings.overrides.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        daemon.set_options(&settings).await?;
+        let (known, told, counted) = (HashMap::new(), HashSet::new(), HashSet::new());
+        Ok(Self {
+            daemon,
+            store_dir,
+            known,
+            told,
+            counted,
+        })
+    }
+
+    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it.
+    pub(crate) async fn plan(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
+        let outputs = OutputSet::Names(BTreeSet::from([toplevel.output_name.clone()]));
+        let goal = DerivedPath::Built {
+            drv: toplevel.drv.clone(),
+            outputs,
+        };
+        let missing = self.daemon.query_missing(&[goal]).await?;
+        if let Some(unknown) = missing.unknown.first() {
+            return Err(PlanError::Vanished(self.store_dir.print(unknown)));
+        }
+        let mut plan = Plan {
+            wanted: self.ordered(proxy, &missing.will_build).await?,
+            ..Plan::default()
+        };
+        for drv in &plan.wanted {
+            if !self.told.contains(drv) {
+                let news = self.describe(proxy, drv, &missing.will_build).await?;
+                plan.news.push(news);
+                self.told.insert(drv.clone());
+            }
+        }
+        let fresh = missing
+            .will_substitute
+            .into_iter()
+            .filter(|path| self.counted.insert(path.clone()))
+            .count();
+        plan.substitutable_new = u32::try_from(fresh).unwrap_or(u32::MAX);
+        Ok(plan)
+    }
+
+    /// `wanted` with inputs before their users. Depth first, with a stack of our own: graphs are deep.
+    async fn ordered(
+        &mut self,
+        proxy: &StoreProxy,
+        wanted: &BTreeSet<StorePath>,
+    ) -> Result<Vec<StorePath>, PlanError> {
+        let mut order = Vec::with_capacity(wanted.len());
+        let mut seen = HashSet::with_capacity(wanted.len());
+        for root in wanted {
+            let mut stack = vec![(root.clone(), false)];
+            while let Some((drv, done)) = stack.pop() {
+                if done {
+                    order.push(drv);
+                } else if seen.insert(drv.clone()) {
+                    let inputs = self.know(proxy, &drv).await?.inputs.clone();
+                    stack.push((drv, true));
+                    stack.extend(
+                        inputs
+                            .into_iter()
+                            .filter(|i| wanted.contains(i))
+                            .map(|input| (input, false)),
+                    );
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    async fn describe(
+        &mut self,
+        proxy: &StoreProxy,
+        drv: &StorePath,
+        wanted: &BTreeSet<StorePath>,
+    ) -> Result<v1::Derivation, PlanError> {
+        let aterm = self.aterm(proxy, drv).await?;
+        let derivation = self.parse(drv, &aterm)?;
+        let mut inputs = Vec::new();
+        for (input, outputs) in derivation
+            .input_drvs
+            .iter()
+            .filter(|(input, _)| !wanted.contains(*input))
+        {
+            for name in outputs {
+                let output = self.output(proxy, input, name).await?;
+                inputs.push(v1::ResolvedInput {
+                    drv: input.to_string(),
+                    output_name: name.to_string(),
+                    output: output.to_string(),
+                });
+            }
+        }
+        let references: BTreeSet<_> = derivation
+            .input_drvs
+            .keys()
+            .chain(&derivation.input_srcs)
+            .collect();
+        let references = references.into_iter().map(ToString::to_string).collect();
+        Ok(v1::Derivation {
+            drv: drv.to_string(),
+            aterm,
+            references,
+            inputs,
+        })
+    }
+
+    /// Where an output of a derivation that need not be built is.
+    async fn output(
+        &mut self,
+        proxy: &StoreProxy,
+        drv: &StorePath,
+        name: &OutputName,
+    ) -> Result<StorePath, PlanError> {
+        let no_output = || PlanError::NoOutput {
+            drv: drv.to_string(),
+            output: name.to_string(),
+        };
+        match self
+            .know(proxy, drv)
+            .await?
+            .outputs
+            .get(name)
+            .ok_or_else(no_output)?
+        {
+            Some(path) => Ok(path.clone()),
+            None => {
+                let outputs = self.daemon.query_derivation_output_map(drv).await?;
+                outputs.get(name).cloned().flatten().ok_or_else(no_output)
+            }
+        }
+    }
+
+    async fn know(&mut self, proxy: &StoreProxy, drv: &StorePath) -> Result<&Known, PlanError> {
+        if !self.known.contains_key(drv) {
+            let aterm = self.aterm(proxy, drv).await?;
+            let derivation = self.parse(drv, &aterm)?;
+            let paths = derivation
+                .outputs
+                .keys()
+                .map(|n| (n.clone(), derivation.output_path(n).cloned()));
+            let known = Known {
+                outputs: paths.collect(),
+                inputs: derivation.input_drvs.keys().cloned().collect(),
+            };
+            self.known.insert(drv.clone(), known);
+        }
+        Ok(&self.known[drv])
+    }
+
+    /// The bytes of a derivation: as the evaluator wrote it just now, else from the store.
+    async fn aterm(&mut self, proxy: &StoreProxy, drv: &StorePath) -> Result<Bytes, PlanError> {
+        if let Some(seen) = proxy.derivation(drv) {
+            return Ok(seen.aterm.clone());
+        }
+        let mut nar = Vec::new();
+        self.daemon.nar_from_path(drv, &mut nar).await?;
+        let aterm = single_file(&nar, MAX_DERIVATION).map_err(|e| PlanError::Archive(drv.to_string(), e))?;
+        Ok(aterm.into())
+    }
+
+    fn parse(&self, drv: &StorePath, aterm: &[u8]) -> Result<Derivation, PlanError> {
+        let name = drv.derivation_name().unwrap_or(drv.name());
+        Derivation::parse(&self.store_dir, name, aterm).map_err(|e| PlanError::Parse(drv.to_string(), e))
+    }
+}
