@@ -55,7 +55,8 @@ let
   # The builder's terminal never says anything, so that a read from it waits. Whoever wants to know which
   # builders ran puts a file or a pipe at /journal into the sandbox.
   start = ''
-    [ ! -e /journal ] || echo "$name" >> /journal
+    eval "first=\$''${outputs%% *}"
+    [ ! -e /journal ] || echo "$name $first" >> /journal
     read -t "$wait" ignored <&2
   '';
 
