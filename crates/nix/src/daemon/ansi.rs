@@ -1,7 +1,7 @@
 //! Removes terminal escapes from text that Nix coloured.
 
 /// UTF-8 text without escape sequences and control characters; line ends and tabs stay.
-pub fn plain_text(bytes: &[u8]) -> String {
+pub(super) fn plain_text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::store_path::StorePathError;
+use crate::store_path::{StorePath, StorePathError};
 
 /// Why an operation on a daemon has no result.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,15 @@ pub enum DaemonError {
         socket: PathBuf,
         /// How long we waited.
         limit: Duration,
+    },
+    /// The daemon closed the connection before it greeted.
+    #[error(
+        "the Nix daemon at {} closed the connection at once: it may not allow this user (setting `allowed-users` in \
+         nix.conf); its log says why", socket.display()
+    )]
+    HungUp {
+        /// Where we tried.
+        socket: PathBuf,
     },
     /// The daemon's protocol lacks what we need.
     #[error(
@@ -66,6 +75,9 @@ pub enum DaemonError {
     /// The bytes exported could not be written. The connection is closed.
     #[error("cannot write what is exported: {0}")]
     Sink(io::Error),
+    /// A path that the operation needs is not in the store.
+    #[error("{0} is not a valid path of the store")]
+    NotValid(StorePath),
     /// What is asked for cannot be said in this protocol.
     #[error("cannot ask the Nix daemon: {0}")]
     Request(&'static str),

@@ -6,16 +6,39 @@
 //!
 //! [`codec`], [`framed`], [`handshake`], [`stderr`] and [`values`] serve both ends of the protocol.
 
+mod address;
 mod ansi;
+mod build;
+mod build_result;
 pub mod codec;
+mod connection;
 mod error;
+mod export;
 pub mod framed;
+mod garbage;
 pub mod handshake;
+mod import;
 mod log;
+mod operation;
+mod query;
+mod roots;
+mod settings;
 pub mod stderr;
 pub mod values;
+mod verdict;
 mod version;
 
+pub use address::{AddressError, DEFAULT_SOCKET, DaemonAddress};
+pub use build_result::{BuildResult, BuildStatus, read_build_result};
+pub use connection::Daemon;
 pub use error::{DaemonError, Malformed, ReadError, RemoteError};
+pub use export::{CopyNarError, copy_nar};
+pub use garbage::{Collected, Garbage};
+pub use import::CheckSignatures;
 pub use log::{Activity, ActivityKind, LogEvent, Observer, ignore};
-pub use version::{Dialect, FEATURE_TYPED_REALISATIONS, NEWEST, OLDEST, Protocol, Trust};
+pub use operation::Operation;
+pub use query::{Missing, Substitute};
+pub use settings::Settings;
+pub use verdict::BuildVerdict;
+pub use version::{Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_SPECIFIC_GC, FEATURE_TYPED_REALISATIONS};
+pub use version::{NEWEST, OLDEST, Protocol, Trust};
