@@ -1,1 +1,11 @@
-//! Tests that run the real programs, and the tidy test of this repository.
+//! What the tests of the real programs share: running fleetctl against a daemon of a test's own, and small fleets.
+//!
+//! Holds no test. Everything panics with a sentence when a test cannot be set up.
+
+mod flake;
+mod graph;
+mod program;
+
+pub use flake::HandMadeFleet;
+pub use graph::{Graph, Node, ReplayedFleet};
+pub use program::{Fleetctl, Outcome, Running, fleetctl_binary};
