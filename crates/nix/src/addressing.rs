@@ -106,8 +106,8 @@ pub fn fixed_path(
             &address.hash,
             name,
         )?),
-        (ContentAddressMethod::Text, _) => Err(unknown()),
-        (ContentAddressMethod::Git, HashAlgorithm::Md5 | HashAlgorithm::Sha512) => Err(unknown()),
+        (ContentAddressMethod::Text, _)
+        | (ContentAddressMethod::Git, HashAlgorithm::Md5 | HashAlgorithm::Sha512) => Err(unknown()),
         _ if !references.is_empty() => Err(AddressingError::References(address.method_and_algorithm())),
         _ => {
             let hex = address.hash.to_base16();
@@ -158,6 +158,7 @@ fn with_references(store: &StoreDir, kind: &str, references: &References) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ContentAddressMethod::{Flat, Git, NixArchive, Text};
 
     fn address(method: ContentAddressMethod, algorithm: HashAlgorithm) -> ContentAddress {
         ContentAddress {
@@ -173,7 +174,6 @@ mod tests {
             to_self: true,
             ..References::none()
         };
-        use ContentAddressMethod::{Flat, NixArchive, Text};
         for address in [
             address(Flat, HashAlgorithm::Sha256),
             address(NixArchive, HashAlgorithm::Sha1),
@@ -191,7 +191,6 @@ mod tests {
     #[test]
     fn algorithms_are_refused_where_nix_knows_none() {
         let store = StoreDir::default();
-        use ContentAddressMethod::{Git, Text};
         for address in [
             address(Text, HashAlgorithm::Sha1),
             address(Git, HashAlgorithm::Md5),

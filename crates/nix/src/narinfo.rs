@@ -172,7 +172,7 @@ struct Fields {
     nar_hash: Option<NarHash>,
     nar_size: Option<u64>,
     references: Option<BTreeSet<StorePath>>,
-    deriver: Option<Option<StorePath>>,
+    deriver: Option<StorePath>,
     signatures: Vec<Signature>,
     content_address: Option<ContentAddress>,
 }
@@ -211,12 +211,8 @@ impl Fields {
             "NarHash" => put(&mut self.nar_hash, "NarHash", nar_hash(value)?),
             "NarSize" => put(&mut self.nar_size, "NarSize", number("NarSize", value)?),
             "References" => put(&mut self.references, "References", references(value)?),
-            "Deriver" if value == "unknown-deriver" => put(&mut self.deriver, "Deriver", None),
-            "Deriver" => put(
-                &mut self.deriver,
-                "Deriver",
-                Some(path("Deriver", value.parse())?),
-            ),
+            "Deriver" if value == "unknown-deriver" => Ok(()),
+            "Deriver" => put(&mut self.deriver, "Deriver", path("Deriver", value.parse())?),
             "CA" => put(&mut self.content_address, "CA", value.parse()?),
             "Sig" => {
                 self.signatures.push(value.parse()?);
@@ -230,7 +226,7 @@ impl Fields {
         let missing = NarInfoError::MissingField;
         let path_info = PathInfo {
             path: self.path.ok_or(missing("StorePath"))?,
-            deriver: self.deriver.flatten(),
+            deriver: self.deriver,
             nar_hash: self.nar_hash.ok_or(missing("NarHash"))?,
             references: self.references.ok_or(missing("References"))?,
             registration_time: 0,

@@ -155,6 +155,7 @@ impl Cursor<'_> {
         match (path, method_and_algorithm, hash) {
             ("", "", "") => Ok(DerivationOutput::Deferred),
             (path, "", "") => Ok(DerivationOutput::InputAddressed(self.store.parse(path)?)),
+            (_, "", _) => Err(Fault::OutputForm),
             ("", address, "") => {
                 let (method, algo) = ContentAddressMethod::parse_with_algorithm(address)?;
                 Ok(DerivationOutput::Floating { method, algo })
@@ -163,7 +164,7 @@ impl Cursor<'_> {
                 let (method, algo) = ContentAddressMethod::parse_with_algorithm(address)?;
                 Ok(DerivationOutput::Impure { method, algo })
             }
-            ("", _, _) | (_, "", _) | (_, _, "" | "impure") => Err(Fault::OutputForm),
+            ("", _, _) | (_, _, "" | "impure") => Err(Fault::OutputForm),
             (path, address, digest) => {
                 let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(address)?;
                 let ca = ContentAddress {

@@ -68,7 +68,7 @@ pub(super) fn print(store: &StoreDir, parts: &Parts<'_>) -> Vec<u8> {
     let mut text = Vec::with_capacity(4096);
     text.extend_from_slice(b"Derive(");
     list(&mut text, parts.outputs, |text, (name, output)| {
-        print_output(text, store, name, output, parts.masked)
+        print_output(text, store, name, output, parts.masked);
     });
     text.push(b',');
     list(&mut text, &parts.inputs, |text, (input, outputs)| {
@@ -80,7 +80,7 @@ pub(super) fn print(store: &StoreDir, parts: &Parts<'_>) -> Vec<u8> {
     });
     text.push(b',');
     list(&mut text, parts.input_srcs, |text, path| {
-        plain(text, &store.print(path))
+        plain(text, &store.print(path));
     });
     text.push(b',');
     plain(&mut text, parts.system);

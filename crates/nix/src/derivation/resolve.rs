@@ -93,15 +93,12 @@ fn replace_placeholders(text: &[u8], placeholders: &HashMap<String, Vec<u8>>) ->
         let candidate = rest
             .get(1..=PLACEHOLDER_LEN)
             .and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let taken = match candidate.and_then(|candidate| placeholders.get(candidate)) {
-            Some(path) => {
-                result.extend_from_slice(path);
-                PLACEHOLDER_LEN + 1
-            }
-            None => {
-                result.push(b'/');
-                1
-            }
+        let taken = if let Some(path) = candidate.and_then(|candidate| placeholders.get(candidate)) {
+            result.extend_from_slice(path);
+            PLACEHOLDER_LEN + 1
+        } else {
+            result.push(b'/');
+            1
         };
         rest = &rest[taken..];
     }

@@ -37,6 +37,25 @@ fn faults_are_named() {
 }
 
 #[test]
+fn every_notation_is_that_of_nix() {
+    let vectors = include_str!("../../tests/fixtures/hashes.tsv");
+    assert_eq!(vectors.lines().count(), 8);
+    for line in vectors.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, text, base16, nix32, base64, sri] = fields[..] else {
+            panic!("{line}")
+        };
+        let algorithm = name.parse().expect("known");
+        let hash = Hash::of(algorithm, text.as_bytes());
+        let printed = [hash.to_base16(), hash.to_nix32(), hash.to_base64(), hash.to_sri()];
+        assert_eq!(printed, [base16, nix32, base64, sri]);
+        for written in [base16, nix32, base64, sri] {
+            assert_eq!(Hash::parse(written, Some(algorithm)), Ok(hash), "{written}");
+        }
+    }
+}
+
+#[test]
 fn nar_hasher_counts_and_hashes() {
     let mut hasher = NarHasher::new();
     std::io::Write::write_all(&mut hasher, b"ab").expect("hashing does not fail");

@@ -250,7 +250,7 @@ impl NarParser {
     fn read<'w>(&mut self, word: &'w [u8]) -> Result<(Expecting, Option<NarEvent<'w>>), NarError> {
         use Expecting as E;
         let next = match (self.expecting, word) {
-            (E::Magic, MAGIC) => E::NodeOpen,
+            (E::Magic, MAGIC) | (E::Node, b"node") => E::NodeOpen,
             (E::Magic, _) => return Err(NarError::BadMagic),
             (E::NodeOpen, b"(") => {
                 if self.directories.len() >= MAX_DEPTH {
@@ -293,7 +293,6 @@ impl NarParser {
                 last.extend_from_slice(name);
                 return Ok((E::Node, Some(NarEvent::Entry(name))));
             }
-            (E::Node, b"node") => E::NodeOpen,
             (E::EntryClose, b")") => E::EntryOrClose,
             (expecting, word) => {
                 let found = excerpt(word);

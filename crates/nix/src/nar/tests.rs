@@ -9,7 +9,7 @@ use std::io::{self, Read};
 enum Tree {
     File { executable: bool, contents: Vec<u8> },
     Symlink(Vec<u8>),
-    Directory(BTreeMap<Vec<u8>, Tree>),
+    Directory(Entries),
 }
 
 impl Tree {
@@ -53,10 +53,12 @@ impl Tree {
     }
 }
 
+type Entries = BTreeMap<Vec<u8>, Tree>;
+
 /// Collects events into a tree: each open directory, and the name of the node to come.
 #[derive(Default)]
 struct Collector {
-    open: Vec<(BTreeMap<Vec<u8>, Tree>, Vec<u8>)>,
+    open: Vec<(Entries, Vec<u8>)>,
     file: Option<(bool, Vec<u8>)>,
     root: Option<Tree>,
 }
@@ -184,6 +186,30 @@ fn the_bytes_are_those_of_the_format() {
         .nar(),
         expected
     );
+}
+
+#[test]
+fn an_archive_of_nix_is_read_and_written() {
+    let nar = include_bytes!("../../tests/fixtures/tree.nar").as_slice();
+    let script = Tree::File {
+        executable: true,
+        contents: b"#!/bin/sh\n".to_vec(),
+    };
+    let expected = Tree::directory([
+        (
+            b"bin",
+            Tree::directory([(b"nothing", Tree::file(b"")), (b"run", script)]),
+        ),
+        (b"eight", Tree::file(b"12345678")),
+        (b"empty", Tree::directory([])),
+        (b"link", Tree::Symlink(b"../nowhere".to_vec())),
+    ]);
+    assert_eq!(read(nar).expect("Nix wrote it"), expected);
+    assert_eq!(expected.nar(), nar);
+    let narinfo = include_str!("../../tests/fixtures/narinfo/nj06pxramhv7f1i2xpyi5h8l35aaa2hm.narinfo");
+    let info = crate::NarInfo::parse(&crate::StoreDir::default(), narinfo.as_bytes()).expect("Nix wrote it");
+    let described = (info.path_info.nar_hash, info.path_info.nar_size);
+    assert_eq!(verify_nar(nar).expect("Nix wrote it"), described);
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::addressing::{References, source_path};
 use crate::content_address::ContentAddressMethod;
 use crate::hash::HashAlgorithm;
-use crate::signature::SecretKey;
+use crate::signature::{PublicKey, SecretKey};
 use proptest::prelude::*;
 
 const PATH: &str = "00000000000000000000000000000000-a-1.0";
@@ -69,6 +69,59 @@ fn printed_narinfo_reads_back() {
     plain.path_info.signatures.clear();
     (plain.file_hash, plain.file_size) = (None, None);
     assert_eq!(parse(&plain.print(&StoreDir::default())), Ok(plain));
+}
+
+/// What the real Nix put into a binary cache, by file name.
+const FIXTURES: [(&str, &str); 2] = [
+    (
+        "5347nwdv73cdvhas2a3zrby0adfyc5wx",
+        include_str!("../../tests/fixtures/narinfo/5347nwdv73cdvhas2a3zrby0adfyc5wx.narinfo"),
+    ),
+    (
+        "nj06pxramhv7f1i2xpyi5h8l35aaa2hm",
+        include_str!("../../tests/fixtures/narinfo/nj06pxramhv7f1i2xpyi5h8l35aaa2hm.narinfo"),
+    ),
+];
+
+#[test]
+fn what_nix_wrote_prints_as_the_same_text() {
+    let store = StoreDir::default();
+    for (hash_part, text) in FIXTURES {
+        let info = NarInfo::parse_for(&store, hash_part, text.as_bytes()).expect("Nix wrote it");
+        assert_eq!(info.print(&store), text);
+    }
+}
+
+#[test]
+fn signatures_of_nix_verify_and_ours_are_the_same() {
+    let store = StoreDir::default();
+    let secret: SecretKey = include_str!("../../tests/fixtures/throwaway-key")
+        .trim()
+        .parse()
+        .expect("a key");
+    let public: PublicKey = include_str!("../../tests/fixtures/public-key")
+        .trim()
+        .parse()
+        .expect("a key");
+    assert_eq!(secret.public_key(), public);
+    for (_, text) in FIXTURES {
+        let mut info = NarInfo::parse(&store, text.as_bytes())
+            .expect("Nix wrote it")
+            .path_info;
+        assert!(info.is_signed_by(&store, std::slice::from_ref(&public)));
+        let signatures = std::mem::take(&mut info.signatures);
+        info.sign(&store, &secret);
+        assert_eq!(info.signatures, signatures);
+    }
+}
+
+#[test]
+fn content_addresses_of_nix_give_their_paths() {
+    for (_, text) in FIXTURES {
+        let info = parse(text).expect("Nix wrote it").path_info;
+        assert!(info.content_address.is_some());
+        assert!(info.is_content_addressed(&StoreDir::default()));
+    }
 }
 
 #[test]
