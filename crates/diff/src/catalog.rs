@@ -69,12 +69,9 @@ impl<'t> Catalog<'t> {
             let label = catalog.label(id, &names, &mut numbers);
             catalog.labels[id.0 as usize] = label;
         }
-        catalog.members = Index::new(catalog.groups.len(), table, |id| {
-            catalog.labels[id.0 as usize].group
-        });
-        catalog.listed = Index::new(catalog.strings.len(), table, |id| {
-            catalog.labels[id.0 as usize].listed_name
-        });
+        catalog.members = Index::new(catalog.groups.len(), table, |id| catalog.labels[id.0 as usize].group);
+        catalog.listed =
+            Index::new(catalog.strings.len(), table, |id| catalog.labels[id.0 as usize].listed_name);
         catalog
     }
 
@@ -108,8 +105,7 @@ impl<'t> Catalog<'t> {
     pub(crate) fn selected(&self, before: &Closure, after: &Closure) -> [Vec<PathId>; 2] {
         let collection = |closure: &Closure| {
             let collects = |name| matches!(name, "system-path" | "home-manager-path");
-            self.references(closure)
-                .find(|&id| collects(name_of(self.table.name(id))))
+            self.references(closure).find(|&id| collects(name_of(self.table.name(id))))
         };
         let from = match (collection(before), collection(after)) {
             (Some(before), Some(after)) => [before, after],
@@ -146,18 +142,14 @@ impl<'t> Catalog<'t> {
             ..Label::default()
         };
         let group = match identify(name_of(base_name), self.table.identity(id), names) {
-            Identified::Configuration(kind, name) => Group {
-                name: self.strings.intern(name),
-                configuration: Some(kind),
-            },
+            Identified::Configuration(kind, name) => {
+                Group { name: self.strings.intern(name), configuration: Some(kind) }
+            }
             Identified::Package(package) => {
                 label.version = self.strings.intern(&package.version);
                 label.output = self.strings.intern(package.output);
                 label.variant = self.strings.intern(&package.variant);
-                Group {
-                    name: self.strings.intern(&package.name),
-                    configuration: None,
-                }
+                Group { name: self.strings.intern(&package.name), configuration: None }
             }
         };
         label.group = *numbers.entry(group).or_insert_with(|| {
@@ -188,11 +180,7 @@ impl Index {
     }
 
     fn of(&self, number: u32) -> &[PathId] {
-        let at = |place: usize| {
-            self.starts
-                .get(place)
-                .map_or(self.paths.len(), |&start| start as usize)
-        };
+        let at = |place: usize| self.starts.get(place).map_or(self.paths.len(), |&start| start as usize);
         &self.paths[at(number as usize)..at(number as usize + 1)]
     }
 }

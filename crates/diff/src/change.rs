@@ -120,16 +120,9 @@ pub(crate) fn classify(name: &Arc<str>, mut before: Vec<Instance>, mut after: Ve
     if before == after {
         return what;
     }
-    let versions = (
-        distinct(&before, |i| &i.version),
-        distinct(&after, |i| &i.version),
-    );
+    let versions = (distinct(&before, |i| &i.version), distinct(&after, |i| &i.version));
     if before.is_empty() || after.is_empty() {
-        what.kind = if before.is_empty() {
-            ChangeKind::Added
-        } else {
-            ChangeKind::Removed
-        };
+        what.kind = if before.is_empty() { ChangeKind::Added } else { ChangeKind::Removed };
         (what.versions_removed, what.versions_added) = versions;
         what.outputs_removed = shown_outputs(distinct(&before, |i| &i.output));
         what.outputs_added = shown_outputs(distinct(&after, |i| &i.output));
@@ -141,10 +134,7 @@ pub(crate) fn classify(name: &Arc<str>, mut before: Vec<Instance>, mut after: Ve
         what.pair_versions();
         what.kind = kind_of_pairs(&what.versions);
     }
-    let (gone, new) = subtract_both(
-        &distinct(&before, |i| &i.output),
-        &distinct(&after, |i| &i.output),
-    );
+    let (gone, new) = subtract_both(&distinct(&before, |i| &i.output), &distinct(&after, |i| &i.output));
     (what.outputs_removed, what.outputs_added) = (shown_outputs(gone), shown_outputs(new));
     (what.variants_before, what.variants_after) = variants(&before, &after);
     if versions.0 == versions.1 {
@@ -174,16 +164,10 @@ impl What {
     fn pair_versions(&mut self) {
         let pairs = best_pairs(&self.versions_removed, &self.versions_added);
         for &(from, to) in &pairs {
-            let (before, after) = (
-                Arc::clone(&self.versions_removed[from]),
-                Arc::clone(&self.versions_added[to]),
-            );
+            let (before, after) =
+                (Arc::clone(&self.versions_removed[from]), Arc::clone(&self.versions_added[to]));
             let relation = relate(&before, &after);
-            self.versions.push(VersionPair {
-                before,
-                after,
-                relation,
-            });
+            self.versions.push(VersionPair { before, after, relation });
         }
         // From the last on, so that earlier places stay what they are.
         for &(from, to) in pairs.iter().rev() {
@@ -238,10 +222,8 @@ fn kind_of_pairs(pairs: &[VersionPair]) -> ChangeKind {
 
 fn same_versions(what: &mut What, before: &[Instance], after: &[Instance]) -> ChangeKind {
     let outputs = |side: &[Instance]| {
-        let mut pairs: Vec<_> = side
-            .iter()
-            .map(|i| (Arc::clone(&i.version), Arc::clone(&i.output)))
-            .collect();
+        let mut pairs: Vec<_> =
+            side.iter().map(|i| (Arc::clone(&i.version), Arc::clone(&i.output))).collect();
         pairs.sort_unstable();
         pairs.dedup();
         pairs
@@ -255,10 +237,7 @@ fn same_versions(what: &mut What, before: &[Instance], after: &[Instance]) -> Ch
         }
         ChangeKind::OutputsChanged
     } else {
-        let (most, all) = (
-            (most_copies(before), most_copies(after)),
-            (before.len(), after.len()),
-        );
+        let (most, all) = ((most_copies(before), most_copies(after)), (before.len(), after.len()));
         what.copies = [most, all].into_iter().find(|(old, new)| old != new);
         ChangeKind::CopiesChanged
     }
@@ -268,11 +247,8 @@ type VersionOutput = (Arc<str>, Arc<str>);
 
 fn moved_outputs(before: &[VersionOutput], after: &[VersionOutput]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
     let missing = |here: &[VersionOutput], there: &[VersionOutput]| {
-        let mut outputs: Vec<_> = here
-            .iter()
-            .filter(|pair| !there.contains(pair))
-            .map(|(_, output)| Arc::clone(output))
-            .collect();
+        let mut outputs: Vec<_> =
+            here.iter().filter(|pair| !there.contains(pair)).map(|(_, output)| Arc::clone(output)).collect();
         outputs.sort_unstable();
         outputs.dedup();
         shown_outputs(outputs)
@@ -282,11 +258,7 @@ fn moved_outputs(before: &[VersionOutput], after: &[VersionOutput]) -> (Vec<Arc<
 
 /// How often the most frequent instance of a sorted list stands in it.
 fn most_copies(sorted: &[Instance]) -> usize {
-    sorted
-        .chunk_by(|left, right| left == right)
-        .map(<[Instance]>::len)
-        .max()
-        .unwrap_or(0)
+    sorted.chunk_by(|left, right| left == right).map(<[Instance]>::len).max().unwrap_or(0)
 }
 
 fn variants(before: &[Instance], after: &[Instance]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
@@ -300,10 +272,7 @@ fn variants(before: &[Instance], after: &[Instance]) -> (Vec<Arc<str>>, Vec<Arc<
 
 /// Distinct values in the order of versions.
 fn distinct(instances: &[Instance], part: impl Fn(&Instance) -> &Arc<str>) -> Vec<Arc<str>> {
-    let mut values: Vec<_> = instances
-        .iter()
-        .map(|instance| Arc::clone(part(instance)))
-        .collect();
+    let mut values: Vec<_> = instances.iter().map(|instance| Arc::clone(part(instance))).collect();
     values.sort_unstable_by(|left, right| nix_order(left, right).then_with(|| left.cmp(right)));
     values.dedup();
     values
@@ -311,21 +280,14 @@ fn distinct(instances: &[Instance], part: impl Fn(&Instance) -> &Arc<str>) -> Ve
 
 fn subtract_both(left: &[Arc<str>], right: &[Arc<str>]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
     let missing = |here: &[Arc<str>], there: &[Arc<str>]| {
-        here.iter()
-            .filter(|value| !there.contains(value))
-            .cloned()
-            .collect()
+        here.iter().filter(|value| !there.contains(value)).cloned().collect()
     };
     (missing(left, right), missing(right, left))
 }
 
 fn shown_outputs(outputs: Vec<Arc<str>>) -> Vec<Arc<str>> {
     let shown = |output: Arc<str>| {
-        if output.is_empty() {
-            Arc::from("out")
-        } else {
-            output
-        }
+        if output.is_empty() { Arc::from("out") } else { output }
     };
     outputs.into_iter().map(shown).collect()
 }

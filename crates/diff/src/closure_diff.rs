@@ -68,20 +68,12 @@ impl ClosureDiff {
     pub fn between(catalog: &Catalog<'_>, before: &Closure, after: &Closure) -> Self {
         let (removed, added) = (before.without(after), after.without(before));
         let touched = groups(catalog, &[&removed[..], &added[..]].concat());
-        let selected = catalog
-            .selected(before, after)
-            .map(|paths| groups(catalog, &paths));
+        let selected = catalog.selected(before, after).map(|paths| groups(catalog, &paths));
         let mut diff = Self {
             changes: Vec::new(),
             configuration: Vec::new(),
-            before: ClosureSize {
-                paths: before.paths(),
-                nar_size: before.nar_size(),
-            },
-            after: ClosureSize {
-                paths: after.paths(),
-                nar_size: after.nar_size(),
-            },
+            before: ClosureSize { paths: before.paths(), nar_size: before.nar_size() },
+            after: ClosureSize { paths: after.paths(), nar_size: after.nar_size() },
             paths_added: added.len(),
             paths_removed: removed.len(),
             needs_reboot: catalog.boot_paths(before) != catalog.boot_paths(after),
@@ -128,17 +120,9 @@ struct Sides {
 impl Sides {
     fn of(catalog: &Catalog<'_>, group: u32, before: &Closure, after: &Closure) -> Self {
         let within = |closure: &Closure| {
-            catalog
-                .members(group)
-                .iter()
-                .copied()
-                .filter(|&id| closure.contains(id))
-                .collect()
+            catalog.members(group).iter().copied().filter(|&id| closure.contains(id)).collect()
         };
-        Self {
-            before: within(before),
-            after: within(after),
-        }
+        Self { before: within(before), after: within(after) }
     }
 
     fn fate(&self) -> Fate {
@@ -154,17 +138,12 @@ impl Sides {
         if numbers(catalog, &self.before) == numbers(catalog, &self.after) {
             return What::rebuilt(name);
         }
-        classify(
-            name,
-            instances(catalog, &self.before),
-            instances(catalog, &self.after),
-        )
+        classify(name, instances(catalog, &self.before), instances(catalog, &self.after))
     }
 
     fn size_delta(&self, catalog: &Catalog<'_>) -> i64 {
         let sum = |side: &[PathId]| {
-            side.iter()
-                .fold(0u64, |sum, &id| sum.saturating_add(catalog.table().nar_size(id)))
+            side.iter().fold(0u64, |sum, &id| sum.saturating_add(catalog.table().nar_size(id)))
         };
         signed(sum(&self.after)) - signed(sum(&self.before))
     }

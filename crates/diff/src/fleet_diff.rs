@@ -33,15 +33,10 @@ impl<'a> FleetDiff<'a> {
         let mut groups: BTreeMap<&What, FleetChange<'a>> = BTreeMap::new();
         for (host, diff) in diffs {
             for change in &diff.changes {
-                groups
-                    .entry(&change.what)
-                    .or_insert_with(|| FleetChange::new(change))
-                    .join(host, change);
+                groups.entry(&change.what).or_insert_with(|| FleetChange::new(change)).join(host, change);
             }
         }
-        Self {
-            changes: groups.into_values().collect(),
-        }
+        Self { changes: groups.into_values().collect() }
     }
 
     /// The changes, grouped by the hosts that have them: the largest set first.
@@ -62,20 +57,13 @@ impl<'a> FleetDiff<'a> {
 impl<'a> FleetChange<'a> {
     fn new(change: &'a Change) -> Self {
         let size = change.size_delta;
-        Self {
-            what: &change.what,
-            hosts: Vec::new(),
-            size_delta: (size, size),
-            selected: (false, false),
-        }
+        Self { what: &change.what, hosts: Vec::new(), size_delta: (size, size), selected: (false, false) }
     }
 
     fn join(&mut self, host: usize, change: &Change) {
         self.hosts.push(host);
-        self.size_delta = (
-            self.size_delta.0.min(change.size_delta),
-            self.size_delta.1.max(change.size_delta),
-        );
+        self.size_delta =
+            (self.size_delta.0.min(change.size_delta), self.size_delta.1.max(change.size_delta));
         self.selected.0 |= change.selected.0;
         self.selected.1 |= change.selected.1;
     }

@@ -58,17 +58,14 @@ const OUTPUTS: [&str; 13] = [
     "terminfo",
 ];
 
-const INTERPRETERS: [&str; 9] = [
-    "erlang", "ghc", "lua", "luajit", "ocaml", "perl", "php", "python", "ruby",
-];
+const INTERPRETERS: [&str; 9] = ["erlang", "ghc", "lua", "luajit", "ocaml", "perl", "php", "python", "ruby"];
 
 /// Flavours of Linux that have a name of their own; `linux-firmware` and `linux-pam` are no kernels.
 const KERNELS: [&str; 7] = ["asahi", "hardened", "libre", "lqx", "rt", "xanmod", "zen"];
 
 /// Suffix words that belong to a version though they are no number.
-const VERSION_WORDS: [&str; 8] = [
-    "unstable", "git", "snapshot", "nightly", "dirty", "final", "stable", "wip",
-];
+const VERSION_WORDS: [&str; 8] =
+    ["unstable", "git", "snapshot", "nightly", "dirty", "final", "stable", "wip"];
 
 const FILE_ENDINGS: [&str; 28] = [
     ".automount",
@@ -103,11 +100,7 @@ const FILE_ENDINGS: [&str; 28] = [
 
 /// The part of a base name after the hash.
 pub(crate) fn name_of(base_name: &str) -> &str {
-    let dash = if base_name.as_bytes().get(32) == Some(&b'-') {
-        Some(32)
-    } else {
-        base_name.find('-')
-    };
+    let dash = if base_name.as_bytes().get(32) == Some(&b'-') { Some(32) } else { base_name.find('-') };
     dash.map_or(base_name, |dash| &base_name[dash + 1..])
 }
 
@@ -132,19 +125,13 @@ pub(crate) fn identify<'a>(
 pub(crate) fn kernel_version(name: &str) -> Option<&str> {
     let rest = name.strip_prefix("linux-")?;
     let numbered = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-    let flavoured = rest
-        .split_once('-')
-        .filter(|(flavour, _)| KERNELS.contains(flavour));
+    let flavoured = rest.split_once('-').filter(|(flavour, _)| KERNELS.contains(flavour));
     let version = flavoured.map_or(rest, |(_, version)| version);
     numbered(version).then_some(version)
 }
 
 fn exact<'a>(name: &'a str, identity: &'a Identity) -> Package<'a> {
-    let output = if identity.output == "out" {
-        ""
-    } else {
-        identity.output.as_str()
-    };
+    let output = if identity.output == "out" { "" } else { identity.output.as_str() };
     let mut package = Package {
         name: Cow::Borrowed(&identity.pname),
         version: Cow::Borrowed(&identity.version),
@@ -158,12 +145,9 @@ fn exact<'a>(name: &'a str, identity: &'a Identity) -> Package<'a> {
         package.variant = Cow::Borrowed(&name[..interpreter.len() + version.len()]);
     } else if let Some(kernel) = kernel_of_exact(name, identity) {
         package.version = Cow::Borrowed(
-            identity
-                .version
-                .strip_suffix(kernel)
-                .map_or(identity.version.as_str(), |version| {
-                    version.strip_suffix('-').unwrap_or(&identity.version)
-                }),
+            identity.version.strip_suffix(kernel).map_or(identity.version.as_str(), |version| {
+                version.strip_suffix('-').unwrap_or(&identity.version)
+            }),
         );
         package.variant = Cow::Owned(format!("kernel {kernel}"));
     }
@@ -178,10 +162,7 @@ fn kernel_of_exact<'a>(name: &'a str, identity: &Identity) -> Option<&'a str> {
 }
 
 fn guess<'a>(name: &'a str, evidence: &impl Evidence) -> Package<'a> {
-    let name = name
-        .strip_suffix(".drv")
-        .filter(|stem| !stem.is_empty())
-        .unwrap_or(name);
+    let name = name.strip_suffix(".drv").filter(|stem| !stem.is_empty()).unwrap_or(name);
     let (name, output) = peel_known_stem(name, evidence);
     if let Some((interpreter, interpreter_version, rest)) = interpreter(name) {
         let (stem, version) = split(rest, true);
@@ -217,21 +198,13 @@ fn guess<'a>(name: &'a str, evidence: &impl Evidence) -> Package<'a> {
 
 /// Name and version, split where the version begins. The name is never empty.
 fn split(name: &str, hashes: bool) -> (&str, &str) {
-    let dashes = || {
-        name.match_indices('-')
-            .map(|(dash, _)| dash)
-            .filter(|&dash| dash > 0)
-    };
+    let dashes = || name.match_indices('-').map(|(dash, _)| dash).filter(|&dash| dash > 0);
     let digit = dashes().find(|&dash| name.as_bytes().get(dash + 1).is_some_and(u8::is_ascii_digit));
     let unstable = dashes().find(|&dash| {
         let rest = name[dash..].strip_prefix("-unstable-");
         rest.and_then(|rest| rest.get(..10)).is_some_and(is_date)
     });
-    let hash = || {
-        dashes()
-            .next_back()
-            .filter(|&dash| hashes && is_hash(&name[dash + 1..]))
-    };
+    let hash = || dashes().next_back().filter(|&dash| hashes && is_hash(&name[dash + 1..]));
     let at = match (digit, unstable) {
         (Some(digit), Some(unstable)) => Some(digit.min(unstable)),
         (digit, unstable) => digit.or(unstable).or_else(hash),
@@ -245,11 +218,7 @@ fn peel_known_stem<'a>(name: &'a str, evidence: &impl Evidence) -> (&'a str, &'a
     let (stem, version) = split(name, true);
     for (dash, _) in name.match_indices('-').filter(|&(dash, _)| dash >= stem.len()) {
         let suffix = &name[dash + 1..];
-        let cut = if version.is_empty() {
-            OUTPUTS.contains(&suffix)
-        } else {
-            is_output_like(suffix)
-        };
+        let cut = if version.is_empty() { OUTPUTS.contains(&suffix) } else { is_output_like(suffix) };
         if cut && dash > stem.len() && evidence.has_name(&name[..dash]) {
             return (&name[..dash], suffix);
         }
@@ -267,9 +236,7 @@ fn peel_known_stem<'a>(name: &'a str, evidence: &impl Evidence) -> (&'a str, &'a
 fn is_output_like(suffix: &str) -> bool {
     suffix.split('-').all(|word| {
         !word.is_empty()
-            && word
-                .bytes()
-                .all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+            && word.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
             && !is_prerelease(word)
             && !VERSION_WORDS.contains(&word)
     })
@@ -321,10 +288,7 @@ fn configuration(name: &str) -> Option<(ConfigurationKind, &str)> {
     }
     // The host's name and the version stand in the rest, so it would never be the same on two hosts.
     for prefix in ["nixos-system", "darwin-system", "initrd"] {
-        if name
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        {
+        if name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
             return Some((System, prefix));
         }
     }
@@ -350,9 +314,7 @@ fn configuration(name: &str) -> Option<(ConfigurationKind, &str)> {
 }
 
 fn ends_with_any(name: &str, endings: &[&str]) -> bool {
-    endings
-        .iter()
-        .any(|ending| name.len() > ending.len() && name.ends_with(ending))
+    endings.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
 }
 
 #[cfg(test)]

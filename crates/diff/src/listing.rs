@@ -73,13 +73,8 @@ impl Listing {
         let mark = chosen.mark(name);
         let same = before == after;
         let (before, after) = (ascending(catalog, &before), ascending(catalog, &after));
-        let row = |letter, before, after| Row {
-            letter,
-            mark,
-            name: Arc::clone(catalog.text(name)),
-            before,
-            after,
-        };
+        let row =
+            |letter, before, after| Row { letter, mark, name: Arc::clone(catalog.text(name)), before, after };
         if before.is_empty() {
             self.added.push(row('A', after, Vec::new()));
         } else if after.is_empty() {
@@ -97,9 +92,7 @@ pub(crate) fn split(base_name: &str) -> (&str, &str) {
     let name = name_of(base_name);
     let digit = |dash: &usize| *dash > 0 && name.as_bytes().get(dash + 1).is_some_and(u8::is_ascii_digit);
     let without_drv = |text: &'_ str| {
-        text.strip_suffix(".drv")
-            .filter(|rest| !rest.is_empty())
-            .map_or(text.len(), str::len)
+        text.strip_suffix(".drv").filter(|rest| !rest.is_empty()).map_or(text.len(), str::len)
     };
     match name.match_indices('-').map(|(dash, _)| dash).find(digit) {
         Some(dash) => {
@@ -161,21 +154,14 @@ impl<'a> Iterator for Chunks<'a> {
 }
 
 fn versions(catalog: &Catalog<'_>, closure: &Closure, name: u32) -> Vec<u32> {
-    let within = catalog
-        .listed(name)
-        .iter()
-        .copied()
-        .filter(|&id| closure.contains(id));
+    let within = catalog.listed(name).iter().copied().filter(|&id| closure.contains(id));
     let mut versions: Vec<_> = within.map(|id| catalog.label_of(id).listed_version).collect();
     versions.sort_unstable();
     versions
 }
 
 fn ascending(catalog: &Catalog<'_>, versions: &[u32]) -> Vec<Arc<str>> {
-    let mut versions: Vec<_> = versions
-        .iter()
-        .map(|&number| Arc::clone(catalog.text(number)))
-        .collect();
+    let mut versions: Vec<_> = versions.iter().map(|&number| Arc::clone(catalog.text(number))).collect();
     versions.sort_by(|left, right| compare(left, right).then_with(|| left.cmp(right)));
     versions
 }
@@ -187,8 +173,7 @@ fn equal(before: &[Arc<str>], after: &[Arc<str>]) -> bool {
 
 fn letter(before: &[Arc<str>], after: &[Arc<str>]) -> char {
     let order = |old: Option<&Arc<str>>, new: Option<&Arc<str>>| {
-        old.zip(new)
-            .map_or(Ordering::Equal, |(old, new)| compare(old, new))
+        old.zip(new).map_or(Ordering::Equal, |(old, new)| compare(old, new))
     };
     if order(before.last(), after.first()) == Ordering::Less {
         'U'
@@ -223,22 +208,13 @@ impl Chosen {
     }
 
     fn on_one_side(&self) -> impl Iterator<Item = u32> {
-        let before = self
-            .before
-            .iter()
-            .filter(|&name| self.after.binary_search(name).is_err());
-        let after = self
-            .after
-            .iter()
-            .filter(|&name| self.before.binary_search(name).is_err());
+        let before = self.before.iter().filter(|&name| self.after.binary_search(name).is_err());
+        let after = self.after.iter().filter(|&name| self.before.binary_search(name).is_err());
         before.chain(after).copied()
     }
 
     fn mark(&self, name: u32) -> char {
-        match (
-            self.before.binary_search(&name).is_ok(),
-            self.after.binary_search(&name).is_ok(),
-        ) {
+        match (self.before.binary_search(&name).is_ok(), self.after.binary_search(&name).is_ok()) {
             (true, true) => '*',
             (false, false) => '.',
             (false, true) => '+',

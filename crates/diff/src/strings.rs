@@ -2,10 +2,7 @@
 //!
 //! Owns the texts of a table. Looked up and indexed, never iterated in hash order.
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "looked up only; order comes from the dense numbers"
-)]
+#[expect(clippy::disallowed_types, reason = "looked up only; order comes from the dense numbers")]
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -13,10 +10,7 @@ use std::sync::Arc;
 /// The empty text; every [`Strings`] begins with it.
 pub(crate) const EMPTY: u32 = 0;
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "looked up only; order comes from the dense numbers"
-)]
+#[expect(clippy::disallowed_types, reason = "looked up only; order comes from the dense numbers")]
 type Numbers = HashMap<Arc<str>, u32, BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Clone, Debug)]
@@ -52,10 +46,7 @@ impl Strings {
 
 impl Default for Strings {
     fn default() -> Self {
-        let mut strings = Self {
-            texts: Vec::new(),
-            numbers: Numbers::default(),
-        };
+        let mut strings = Self { texts: Vec::new(), numbers: Numbers::default() };
         let empty = strings.intern("");
         debug_assert_eq!(empty, EMPTY);
         strings

@@ -77,10 +77,7 @@ impl PathTable {
     /// Describes a path. Of two descriptions of one path the first stays, but an identity is never lost.
     pub fn add(&mut self, fact: PathFact) -> PathId {
         let id = self.number(&fact.path);
-        let identity = fact
-            .identity
-            .filter(|identity| !identity.pname.is_empty())
-            .map(Box::new);
+        let identity = fact.identity.filter(|identity| !identity.pname.is_empty()).map(Box::new);
         if self.facts[id.index()].known {
             let known = &mut self.facts[id.index()];
             known.identity = known.identity.take().or(identity);
@@ -113,15 +110,8 @@ impl PathTable {
 
     /// Everything reachable from a path, itself included.
     pub fn closure(&self, root: &str) -> Result<Closure, UnknownPath> {
-        let unknown = || UnknownPath {
-            path: Arc::from(root),
-            referrer: None,
-        };
-        let root = self
-            .names
-            .get(root)
-            .filter(|&id| self.fact(PathId(id)).is_some())
-            .ok_or_else(unknown)?;
+        let unknown = || UnknownPath { path: Arc::from(root), referrer: None };
+        let root = self.names.get(root).filter(|&id| self.fact(PathId(id)).is_some()).ok_or_else(unknown)?;
         let mut closure = Closure::empty(PathId(root), self.facts.len());
         let mut open = vec![root];
         closure.insert(root);
@@ -152,10 +142,7 @@ impl PathTable {
     }
 
     pub(crate) fn described(&self) -> impl Iterator<Item = PathId> {
-        (0u32..)
-            .zip(&self.facts)
-            .filter(|(_, fact)| fact.known)
-            .map(|(id, _)| PathId(id))
+        (0u32..).zip(&self.facts).filter(|(_, fact)| fact.known).map(|(id, _)| PathId(id))
     }
 
     pub(crate) fn slots(&self) -> usize {
@@ -171,10 +158,7 @@ impl PathTable {
     }
 
     pub(crate) fn references(&self, id: PathId) -> impl Iterator<Item = PathId> {
-        self.fact(id)
-            .map_or(&[][..], |fact| self.edges_of(fact))
-            .iter()
-            .map(|&id| PathId(id))
+        self.fact(id).map_or(&[][..], |fact| self.edges_of(fact)).iter().map(|&id| PathId(id))
     }
 
     fn edges_of(&self, fact: &Fact) -> &[u32] {
@@ -205,12 +189,7 @@ pub struct Closure {
 
 impl Closure {
     fn empty(root: PathId, slots: usize) -> Self {
-        Self {
-            root,
-            words: vec![0; slots.div_ceil(64)],
-            paths: 0,
-            nar_size: 0,
-        }
+        Self { root, words: vec![0; slots.div_ceil(64)], paths: 0, nar_size: 0 }
     }
 
     /// Where it starts.
@@ -235,17 +214,13 @@ impl Closure {
 
     /// Its paths in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = PathId> {
-        (0u32..)
-            .zip(&self.words)
-            .flat_map(|(place, &word)| bits(place, word))
+        (0u32..).zip(&self.words).flat_map(|(place, &word)| bits(place, word))
     }
 
     /// Paths that are here and not there.
     pub(crate) fn without(&self, other: &Closure) -> Vec<PathId> {
         let pairs = (0u32..).zip(&self.words);
-        pairs
-            .flat_map(|(place, &word)| bits(place, word & !other.word(place as usize)))
-            .collect()
+        pairs.flat_map(|(place, &word)| bits(place, word & !other.word(place as usize))).collect()
     }
 
     fn insert(&mut self, id: u32) -> bool {
@@ -313,14 +288,8 @@ mod tests {
         let mut table = PathTable::new();
         table.add(fact("root", 1, &["gone"]));
         let error = table.closure("root").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "nothing is known of store path gone, which root refers to"
-        );
-        assert_eq!(
-            table.closure("").unwrap_err().to_string(),
-            "nothing is known of store path "
-        );
+        assert_eq!(error.to_string(), "nothing is known of store path gone, which root refers to");
+        assert_eq!(table.closure("").unwrap_err().to_string(), "nothing is known of store path ");
         assert!(table.closure("gone").is_err());
     }
 
@@ -328,14 +297,8 @@ mod tests {
     fn second_description_adds_an_identity_and_changes_nothing_else() {
         let mut table = PathTable::new();
         let id = table.add(fact("a", 1, &[]));
-        let identity = Identity {
-            pname: "a".into(),
-            ..Identity::default()
-        };
-        table.add(PathFact {
-            identity: Some(identity.clone()),
-            ..fact("a", 2, &["b"])
-        });
+        let identity = Identity { pname: "a".into(), ..Identity::default() };
+        table.add(PathFact { identity: Some(identity.clone()), ..fact("a", 2, &["b"]) });
         assert_eq!((table.nar_size(id), table.identity(id)), (1, Some(&identity)));
         assert_eq!(table.closure("a").unwrap().paths(), 1);
     }

@@ -41,11 +41,7 @@ pub fn relate(before: &str, after: &str) -> Relation {
     if let (Some(old), Some(new)) = (date(before), date(after))
         && old != new
     {
-        return if old < new {
-            Relation::Upgrade
-        } else {
-            Relation::Downgrade
-        };
+        return if old < new { Relation::Upgrade } else { Relation::Downgrade };
     }
     if differ_in_hash(before, after) {
         return Relation::Unordered(Reason::Hash);
@@ -77,10 +73,7 @@ pub fn nix_order(left: &str, right: &str) -> Ordering {
 
 /// How many leading components two versions share.
 pub(crate) fn shared_components(left: &str, right: &str) -> usize {
-    Components(left)
-        .zip(Components(right))
-        .take_while(|(a, b)| Rank::of(a) == Rank::of(b))
-        .count()
+    Components(left).zip(Components(right)).take_while(|(a, b)| Rank::of(a) == Rank::of(b)).count()
 }
 
 /// Whether a word is a commit hash: 7 to 40 hexadecimal digits, with a letter and a digit among them (a
@@ -94,10 +87,7 @@ pub(crate) fn is_hash(word: &str) -> bool {
 
 /// Whether a word marks what comes before a release.
 pub(crate) fn is_prerelease(word: &str) -> bool {
-    matches!(
-        Rank::of(word),
-        Rank::Pre | Rank::Alpha | Rank::Beta | Rank::Candidate
-    )
+    matches!(Rank::of(word), Rank::Pre | Rank::Alpha | Rank::Beta | Rank::Candidate)
 }
 
 /// Whether a text is a date such as `2024-11-19`.
@@ -187,20 +177,14 @@ fn is_year(word: &str) -> bool {
 /// The day a version names as a whole: `2024-11-19…`, `2024.11.19…`, `20241119…`, or nixpkgs' way of saying that
 /// there was no release yet, `unstable-2024-11-19` and `0-unstable-2024-11-19`.
 fn date(version: &str) -> Option<u32> {
-    let unreleased = version
-        .strip_prefix("0-")
-        .unwrap_or(version)
-        .strip_prefix("unstable-");
+    let unreleased = version.strip_prefix("0-").unwrap_or(version).strip_prefix("unstable-");
     date_at_start(unreleased.unwrap_or(version))
 }
 
 fn date_at_start(text: &str) -> Option<u32> {
     let digits = |range: std::ops::Range<usize>| {
         let part = text.get(range)?;
-        part.bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| part.parse::<u32>().ok())
-            .flatten()
+        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten()
     };
     let ends = |at: usize| text.as_bytes().get(at).is_none_or(|byte| !byte.is_ascii_digit());
     let year = digits(0..4).filter(|year| (1970..2100).contains(year))?;
@@ -231,21 +215,12 @@ mod tests {
 
     #[test]
     fn order_agrees_with_the_examples_of_the_nix_manual() {
-        for (left, right) in [
-            ("1.0", "2.3"),
-            ("2.1", "2.3"),
-            ("2.3", "2.5"),
-            ("2.3pre1", "2.3"),
-            ("2.3pre3", "2.3pre12"),
-        ] {
+        for (left, right) in
+            [("1.0", "2.3"), ("2.1", "2.3"), ("2.3", "2.5"), ("2.3pre1", "2.3"), ("2.3pre3", "2.3pre12")]
+        {
             assert_eq!(nix_order(left, right), Ordering::Less, "{left} {right}");
         }
-        for (left, right) in [
-            ("2.3a", "2.3c"),
-            ("2.3pre1", "2.3c"),
-            ("2.3pre1", "2.3q"),
-            ("2.3", "2.3.1"),
-        ] {
+        for (left, right) in [("2.3a", "2.3c"), ("2.3pre1", "2.3c"), ("2.3pre1", "2.3q"), ("2.3", "2.3.1")] {
             assert_eq!(nix_order(left, right), Ordering::Less, "{left} {right}");
             assert_eq!(nix_order(right, left), Ordering::Greater, "{left} {right}");
         }
@@ -254,14 +229,7 @@ mod tests {
 
     #[test]
     fn release_candidates_precede_the_release_in_any_case() {
-        for early in [
-            "1.0rc1",
-            "1.0-RC2",
-            "1.0-alpha",
-            "1.0beta3",
-            "1.0-pre",
-            "1.0.Alpha.1",
-        ] {
+        for early in ["1.0rc1", "1.0-RC2", "1.0-alpha", "1.0beta3", "1.0-pre", "1.0.Alpha.1"] {
             assert_eq!(nix_order(early, "1.0"), Ordering::Less, "{early}");
         }
         assert_eq!(nix_order("1.0alpha9", "1.0beta1"), Ordering::Less);
@@ -271,10 +239,7 @@ mod tests {
     #[test]
     fn numbers_of_any_length_compare_as_numbers() {
         let long = "9".repeat(400);
-        assert_eq!(
-            nix_order(&format!("1{long}"), &format!("2{long}")),
-            Ordering::Less
-        );
+        assert_eq!(nix_order(&format!("1{long}"), &format!("2{long}")), Ordering::Less);
         assert_eq!(nix_order("0010", "9"), Ordering::Greater);
         assert_eq!(nix_order("007", "7"), Ordering::Equal);
     }

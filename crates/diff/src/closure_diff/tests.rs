@@ -6,48 +6,40 @@ use crate::version::{Reason, Relation};
 
 /// What a diff says of packages, in one line each; everything that is said is in the line.
 fn lines(diff: &ClosureDiff) -> Vec<String> {
-    let of = |change: &Change| {
-        let what = &change.what;
-        let mut line = format!("{} {}", what.kind, what.name);
-        for pair in &what.versions {
-            line += &format!(" {}→{}", pair.before, pair.after);
-            match pair.relation {
-                Relation::Unordered(Reason::Hash) => line += " unordered",
-                Relation::Unordered(Reason::Scheme) => line += " scheme",
-                Relation::Unordered(Reason::Spelling) => line += " spelling",
-                _ => {}
-            }
+    diff.changes.iter().map(|change| line(&change.what)).collect()
+}
+
+fn line(what: &What) -> String {
+    let mut words = vec![what.kind.to_string(), what.name.to_string()];
+    for pair in &what.versions {
+        words.push(format!("{}→{}", pair.before, pair.after));
+        match pair.relation {
+            Relation::Unordered(Reason::Hash) => words.push("unordered".to_owned()),
+            Relation::Unordered(Reason::Scheme) => words.push("scheme".to_owned()),
+            Relation::Unordered(Reason::Spelling) => words.push("spelling".to_owned()),
+            _ => {}
         }
-        for (sign, values) in [('−', &what.versions_removed), ('+', &what.versions_added)] {
-            values.iter().for_each(|value| line += &format!(" {sign}{value}"));
-        }
-        for (sign, values) in [('−', &what.outputs_removed), ('+', &what.outputs_added)] {
-            values.iter().for_each(|value| line += &format!(" {sign}{value}"));
-        }
-        if !what.variants_before.is_empty() || !what.variants_after.is_empty() {
-            line += &format!(
-                " {}→{}",
-                what.variants_before.join(","),
-                what.variants_after.join(",")
-            );
-        }
-        if let Some((before, after)) = what.copies {
-            line += &format!(" {before}→{after}");
-        }
-        line
-    };
-    diff.changes.iter().map(of).collect()
+    }
+    for (sign, values) in [
+        ('−', &what.versions_removed),
+        ('+', &what.versions_added),
+        ('−', &what.outputs_removed),
+        ('+', &what.outputs_added),
+    ] {
+        words.extend(values.iter().map(|value| format!("{sign}{value}")));
+    }
+    if !what.variants_before.is_empty() || !what.variants_after.is_empty() {
+        words.push(format!("{}→{}", what.variants_before.join(","), what.variants_after.join(",")));
+    }
+    words.extend(what.copies.map(|(before, after)| format!("{before}→{after}")));
+    words.join(" ")
 }
 
 /// Compares two lists of paths separated by commas; a path without a hash gets another one on each side.
 fn vector(before: &str, after: &str) -> Vec<String> {
     let side = |list: &str, hash: &str| -> Vec<String> {
         let with_hash = |text: &str| {
-            if text.contains(" h") {
-                text.to_owned()
-            } else {
-                format!("{text} {hash}")
-            }
+            if text.contains(" h") { text.to_owned() } else { format!("{text} {hash}") }
         };
         list.split(", ").map(with_hash).collect()
     };
@@ -70,26 +62,11 @@ fn vectors_come_out_as_documented() {
             "U curl 8.10.1→8.11.0",
         ),
         (5, "curl-8.11.0", "curl-8.11.0, curl-8.11.0-dev", "O curl +dev"),
-        (
-            6,
-            "nfs-utils-2.7.1",
-            "nfs-utils-2.8.6, nfs-utils-2.8.6-lib",
-            "U nfs-utils 2.7.1→2.8.6 +lib",
-        ),
+        (6, "nfs-utils-2.7.1", "nfs-utils-2.8.6, nfs-utils-2.8.6-lib", "U nfs-utils 2.7.1→2.8.6 +lib"),
         (7, "foo-1.0pre1", "foo-1.0", "U foo 1.0pre1→1.0"),
         (8, "linux-6.12-rc9", "linux-6.12", "U linux 6.12-rc9→6.12"),
-        (
-            9,
-            "linux-6.12-rc9",
-            "linux-6.12-rc10",
-            "U linux 6.12-rc9→6.12-rc10",
-        ),
-        (
-            10,
-            "foo-7.1.0",
-            "foo-7.1.0-unstable-2026-01-25",
-            "U foo 7.1.0→7.1.0-unstable-2026-01-25",
-        ),
+        (9, "linux-6.12-rc9", "linux-6.12-rc10", "U linux 6.12-rc9→6.12-rc10"),
+        (10, "foo-7.1.0", "foo-7.1.0-unstable-2026-01-25", "U foo 7.1.0→7.1.0-unstable-2026-01-25"),
         (
             11,
             "libiff-0-unstable-2024-03-02",
@@ -114,48 +91,18 @@ fn vectors_come_out_as_documented() {
             "nvim-treesitter-9f8e7d6",
             "C nvim-treesitter abc1234→9f8e7d6 unordered",
         ),
-        (
-            15,
-            "python3.12-requests-2.32.3",
-            "python3.12-requests-2.32.4",
-            "U python-requests 2.32.3→2.32.4",
-        ),
+        (15, "python3.12-requests-2.32.3", "python3.12-requests-2.32.4", "U python-requests 2.32.3→2.32.4"),
         (
             16,
             "python3.12-requests-2.32.3",
             "python3.13-requests-2.32.3",
             "V python-requests python3.12→python3.13",
         ),
-        (
-            17,
-            "perl5.40.0-JSON-4.10",
-            "perl5.42.0-JSON-4.10",
-            "V perl-JSON perl5.40.0→perl5.42.0",
-        ),
-        (
-            18,
-            "openssl-1.1.1w, openssl-3.3.2",
-            "openssl-3.4.0",
-            "U openssl 3.3.2→3.4.0 −1.1.1w",
-        ),
-        (
-            19,
-            "python3-3.11.10, python3-3.12.7",
-            "python3-3.11.10, python3-3.12.8",
-            "U python3 3.12.7→3.12.8",
-        ),
-        (
-            20,
-            "glibc-2.40-36 h1",
-            "glibc-2.40-36 h1, glibc-2.40-36 h2",
-            "N glibc 1→2",
-        ),
-        (
-            22,
-            "twolame-2017-09-27",
-            "twolame-2017.09.27",
-            "C twolame 2017-09-27→2017.09.27 spelling",
-        ),
+        (17, "perl5.40.0-JSON-4.10", "perl5.42.0-JSON-4.10", "V perl-JSON perl5.40.0→perl5.42.0"),
+        (18, "openssl-1.1.1w, openssl-3.3.2", "openssl-3.4.0", "U openssl 3.3.2→3.4.0 −1.1.1w"),
+        (19, "python3-3.11.10, python3-3.12.7", "python3-3.11.10, python3-3.12.8", "U python3 3.12.7→3.12.8"),
+        (20, "glibc-2.40-36 h1", "glibc-2.40-36 h1, glibc-2.40-36 h2", "N glibc 1→2"),
+        (22, "twolame-2017-09-27", "twolame-2017.09.27", "C twolame 2017-09-27→2017.09.27 spelling"),
         (23, "foo-2023-05-01", "foo-1.0.0", "C foo 2023-05-01→1.0.0 scheme"),
         (
             24,
@@ -178,11 +125,7 @@ fn vectors_come_out_as_documented() {
 fn vector_21_a_unit_is_configuration() {
     let diff = diff(&["unit-sshd.service h1"], &["unit-sshd.service h2"]);
     assert_eq!(lines(&diff), Vec::<String>::new());
-    let unit = diff
-        .configuration
-        .iter()
-        .find(|change| change.kind == ConfigurationKind::Unit)
-        .unwrap();
+    let unit = diff.configuration.iter().find(|change| change.kind == ConfigurationKind::Unit).unwrap();
     assert_eq!((&*unit.name, unit.fate), ("unit-sshd.service", Fate::Changed));
 }
 
@@ -190,21 +133,12 @@ fn vector_21_a_unit_is_configuration() {
 fn vector_24_another_kernel_wants_a_reboot_and_another_library_does_not() {
     assert!(diff(&["linux-6.18.16"], &["linux-6.18.17"]).needs_reboot);
     assert!(diff(&["initrd-linux-6.18.16 h1"], &["initrd-linux-6.18.16 h2"]).needs_reboot);
-    assert!(
-        !diff(
-            &["linux-pam-1.6 h1", "linux-6.18.16"],
-            &["linux-pam-1.7", "linux-6.18.16"]
-        )
-        .needs_reboot
-    );
+    assert!(!diff(&["linux-pam-1.6 h1", "linux-6.18.16"], &["linux-pam-1.7", "linux-6.18.16"]).needs_reboot);
 }
 
 #[test]
 fn packages_come_and_go_with_their_versions_and_outputs() {
-    assert_eq!(
-        vector("x-1", "x-1, jq-1.7, jq-1.7-dev"),
-        ["A jq +1.7 +out +dev", "B x"]
-    );
+    assert_eq!(vector("x-1", "x-1, jq-1.7, jq-1.7-dev"), ["A jq +1.7 +out +dev", "B x"]);
     assert_eq!(vector("x-1 h1, jq-1.7", "x-1 h1"), ["R jq −1.7 −out"]);
     assert_eq!(vector("tool", "tool h9"), ["B tool"]);
 }
@@ -219,18 +153,8 @@ fn a_version_more_or_less_has_no_direction() {
 #[test]
 fn derivations_are_believed_over_names() {
     let mut table = crate::PathTable::new();
-    table.add(with_identity(
-        fact("gtk+-3.24-doc h1", &[]),
-        "gtk+3",
-        "3.24",
-        "doc",
-    ));
-    table.add(with_identity(
-        fact("gtk+-3.25-doc h2", &[]),
-        "gtk+3",
-        "3.25",
-        "doc",
-    ));
+    table.add(with_identity(fact("gtk+-3.24-doc h1", &[]), "gtk+3", "3.24", "doc"));
+    table.add(with_identity(fact("gtk+-3.25-doc h2", &[]), "gtk+3", "3.25", "doc"));
     table.add(fact("nixos-system-t-1 h1", &["gtk+-3.24-doc h1"]));
     table.add(fact("nixos-system-t-1 h2", &["gtk+-3.25-doc h2"]));
     let diff = compare(&table, "nixos-system-t-1 h1", "nixos-system-t-1 h2");
@@ -240,10 +164,7 @@ fn derivations_are_believed_over_names() {
 #[test]
 fn chosen_packages_are_those_of_the_system_path() {
     let mut table = crate::PathTable::new();
-    for (root, path, package) in [
-        ("h1", "system-path h1", "jq-1.6"),
-        ("h2", "system-path h2", "jq-1.7"),
-    ] {
+    for (root, path, package) in [("h1", "system-path h1", "jq-1.6"), ("h2", "system-path h2", "jq-1.7")] {
         table.add(fact("oniguruma-6.9", &[]));
         table.add(fact(package, &["oniguruma-6.9"]));
         table.add(fact(path, &[package]));
@@ -257,31 +178,10 @@ fn chosen_packages_are_those_of_the_system_path() {
 #[test]
 fn sizes_and_counts_are_those_of_the_closures() {
     let diff = diff(&["a-1", "b-1", "c-1"], &["a-1", "b-2"]);
-    assert_eq!(
-        diff.before,
-        ClosureSize {
-            paths: 4,
-            nar_size: 4000
-        }
-    );
-    assert_eq!(
-        diff.after,
-        ClosureSize {
-            paths: 3,
-            nar_size: 3000
-        }
-    );
-    assert_eq!(
-        (diff.paths_added, diff.paths_removed, diff.size_delta()),
-        (2, 3, -1000)
-    );
-    assert_eq!(
-        diff.changes
-            .iter()
-            .map(|change| change.size_delta)
-            .collect::<Vec<_>>(),
-        [0, -1000]
-    );
+    assert_eq!(diff.before, ClosureSize { paths: 4, nar_size: 4000 });
+    assert_eq!(diff.after, ClosureSize { paths: 3, nar_size: 3000 });
+    assert_eq!((diff.paths_added, diff.paths_removed, diff.size_delta()), (2, 3, -1000));
+    assert_eq!(diff.changes.iter().map(|change| change.size_delta).collect::<Vec<_>>(), [0, -1000]);
 }
 
 #[test]

@@ -67,11 +67,7 @@ pub(crate) fn code(text: &str) -> String {
     let line = line(text);
     let plain = |char: char| char.is_alphanumeric() || " .,:;+-_=?/()%@#*~^!'\"{}[]$–".contains(char);
     // Backticks and pipes cannot be escaped inside a code span of a table: the tag takes entities.
-    if line.is_empty() || !line.chars().all(plain) {
-        html_code(text)
-    } else {
-        format!("`{line}`")
-    }
+    if line.is_empty() || !line.chars().all(plain) { html_code(text) } else { format!("`{line}`") }
 }
 
 /// A name in code type, where HTML is expected.

@@ -55,9 +55,6 @@ mod tests {
         assert_eq!("nvd".parse(), Ok(Format::Nvd));
         assert_eq!("json".parse(), Ok(Format::Json));
         let error = "JSON\n".parse::<Format>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown report format \"JSON\\n\": expected markdown, nvd or json"
-        );
+        assert_eq!(error.to_string(), "unknown report format \"JSON\\n\": expected markdown, nvd or json");
     }
 }

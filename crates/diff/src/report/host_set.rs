@@ -23,11 +23,7 @@ impl HostNames {
 
     /// A set of hosts, out of the given whole, as Markdown.
     pub(crate) fn show(&self, hosts: &[usize], whole: &[usize], noun: &str) -> String {
-        let lacking: Vec<usize> = whole
-            .iter()
-            .copied()
-            .filter(|host| !hosts.contains(host))
-            .collect();
+        let lacking: Vec<usize> = whole.iter().copied().filter(|host| !hosts.contains(host)).collect();
         let covers = hosts.len() + lacking.len() == whole.len();
         if covers && hosts.len() > 1 && lacking.is_empty() {
             return format!("all {} {noun}", hosts.len());
@@ -67,12 +63,7 @@ impl<'a> Numbered<'a> {
     fn of(whole: &'a str) -> Self {
         let stem = whole.trim_end_matches(|char: char| char.is_ascii_digit());
         let digits = &whole[stem.len()..];
-        Self {
-            stem,
-            number: digits.parse().ok(),
-            digits,
-            whole,
-        }
+        Self { stem, number: digits.parse().ok(), digits, whole }
     }
 
     /// Whether the other is the next of the same spelling: `web9`, `web10`, but not `web09`, `web10`, `web011`.
@@ -96,9 +87,7 @@ mod tests {
 
     #[test]
     fn sets_are_short_and_exact() {
-        let names = [
-            "db1", "db2", "mail", "web1", "web10", "web2", "web3", "web4", "web9",
-        ];
+        let names = ["db1", "db2", "mail", "web1", "web10", "web2", "web3", "web4", "web9"];
         assert_eq!(show(&names, &[0, 1, 2, 3, 4, 5, 6, 7, 8]), "all 9 hosts");
         assert_eq!(show(&names, &[0, 1, 2, 3, 4, 5, 6, 7]), "all hosts but `web9`");
         assert_eq!(show(&names, &[0, 1, 3, 5, 6, 7]), "`db1`, `db2`, `web1–4`");
@@ -108,10 +97,7 @@ mod tests {
 
     #[test]
     fn padded_numbers_join_only_their_like() {
-        assert_eq!(
-            show(&["w01", "w02", "w03", "w4", "x"], &[0, 1, 2, 3]),
-            "`w01–03`, `w4`"
-        );
+        assert_eq!(show(&["w01", "w02", "w03", "w4", "x"], &[0, 1, 2, 3]), "`w01–03`, `w4`");
         assert_eq!(show(&["w08", "w09", "w10", "x"], &[0, 1, 2]), "`w08–10`");
     }
 }

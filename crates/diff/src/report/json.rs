@@ -17,10 +17,7 @@ const SCHEMA: u32 = 1;
 
 /// Writes the whole run.
 pub fn json(report: &Report) -> String {
-    let hosts = report
-        .named_hosts()
-        .into_iter()
-        .map(|(name, host)| (name, HostJson::of(report, host)));
+    let hosts = report.named_hosts().into_iter().map(|(name, host)| (name, HostJson::of(report, host)));
     let page = ReportJson {
         schema: SCHEMA,
         run: &report.run,
@@ -138,14 +135,8 @@ impl<'a> TargetJson<'a> {
 impl<'a> DiffJson<'a> {
     fn of(diff: &'a ClosureDiff) -> Self {
         Self {
-            before: SizeJson {
-                paths: diff.before.paths,
-                nar_size: diff.before.nar_size,
-            },
-            after: SizeJson {
-                paths: diff.after.paths,
-                nar_size: diff.after.nar_size,
-            },
+            before: SizeJson { paths: diff.before.paths, nar_size: diff.before.nar_size },
+            after: SizeJson { paths: diff.after.paths, nar_size: diff.after.nar_size },
             paths_added: diff.paths_added,
             paths_removed: diff.paths_removed,
             needs_reboot: diff.needs_reboot,
@@ -170,10 +161,7 @@ impl<'a> ChangeJson<'a> {
             variants_after: texts(&what.variants_after),
             copies: what.copies.map(|(before, after)| BeforeAfter { before, after }),
             size_delta: change.size_delta,
-            selected: BeforeAfter {
-                before: change.selected.0,
-                after: change.selected.1,
-            },
+            selected: BeforeAfter { before: change.selected.0, after: change.selected.1 },
         }
     }
 }
@@ -185,11 +173,7 @@ impl<'a> VersionsJson<'a> {
             Relation::Downgrade => "downgrade",
             Relation::Same | Relation::Unordered(_) => "unordered",
         };
-        Self {
-            before: &pair.before,
-            after: &pair.after,
-            order,
-        }
+        Self { before: &pair.before, after: &pair.after, order }
     }
 }
 
@@ -203,11 +187,7 @@ impl<'a> ConfigurationJson<'a> {
             ConfigurationKind::System => "system",
             ConfigurationKind::Source => "source",
         };
-        Self {
-            name: &change.name,
-            kind,
-            change: fate_word(change.fate),
-        }
+        Self { name: &change.name, kind, change: fate_word(change.fate) }
     }
 }
 

@@ -42,26 +42,15 @@ struct Page<'a> {
 impl<'a> Page<'a> {
     fn new(report: &'a Report) -> Self {
         let (names, hosts): (Vec<String>, Vec<&HostReport>) = report.named_hosts().into_iter().unzip();
-        let diffs: Vec<(usize, &ClosureDiff)> = hosts
-            .iter()
-            .enumerate()
-            .filter_map(|(place, host)| Some((place, host.diff.as_ref()?)))
-            .collect();
+        let diffs: Vec<(usize, &ClosureDiff)> =
+            hosts.iter().enumerate().filter_map(|(place, host)| Some((place, host.diff.as_ref()?))).collect();
         let compared = diffs.iter().map(|&(place, _)| place).collect();
-        Self {
-            report,
-            hosts,
-            names: HostNames::new(names),
-            fleet: FleetDiff::new(diffs),
-            compared,
-        }
+        Self { report, hosts, names: HostNames::new(names), fleet: FleetDiff::new(diffs), compared }
     }
 
     /// Places of the hosts of which something holds.
     fn hosts_where(&self, holds: impl Fn(&HostReport) -> bool) -> Vec<usize> {
-        (0..self.hosts.len())
-            .filter(|&place| holds(self.hosts[place]))
-            .collect()
+        (0..self.hosts.len()).filter(|&place| holds(self.hosts[place])).collect()
     }
 
     fn failed(&self) -> Vec<usize> {
@@ -69,9 +58,7 @@ impl<'a> Page<'a> {
     }
 
     fn planned(&self) -> bool {
-        self.hosts
-            .iter()
-            .any(|host| host.after.status == TargetStatus::Planned)
+        self.hosts.iter().any(|host| host.after.status == TargetStatus::Planned)
     }
 
     /// A set of hosts among all of the run.
@@ -82,11 +69,7 @@ impl<'a> Page<'a> {
 
     /// A set of hosts among those with a diff.
     fn of_compared(&self, hosts: &[usize]) -> String {
-        let noun = if self.compared.len() == self.hosts.len() {
-            "hosts"
-        } else {
-            "changed hosts"
-        };
+        let noun = if self.compared.len() == self.hosts.len() { "hosts" } else { "changed hosts" };
         self.names.show(hosts, &self.compared, noun)
     }
 }
@@ -107,12 +90,8 @@ fn toplevels(page: &Page<'_>) -> Option<String> {
 }
 
 fn notices(page: &Page<'_>) -> Option<String> {
-    let notices: Vec<String> = page
-        .report
-        .notices
-        .iter()
-        .map(|notice| format!("- {}\n", escape::inline(notice)))
-        .collect();
+    let notices: Vec<String> =
+        page.report.notices.iter().map(|notice| format!("- {}\n", escape::inline(notice))).collect();
     (!notices.is_empty()).then(|| format!("## Notices\n\n{}", notices.concat()))
 }
 

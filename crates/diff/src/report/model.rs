@@ -76,14 +76,7 @@ impl HostReport {
         } else {
             absent(&before) != absent(&after)
         };
-        Self {
-            name,
-            kind,
-            before,
-            after,
-            changed,
-            diff,
-        }
+        Self { name, kind, before, after, changed, diff }
     }
 }
 
@@ -210,11 +203,7 @@ impl Report {
         let shared =
             |name: &str| names.partition_point(|&n| n <= name) - names.partition_point(|&n| n < name) > 1;
         let label = |host: &HostReport| {
-            if shared(&host.name) {
-                format!("{}/{}", host.kind.word(), host.name)
-            } else {
-                host.name.clone()
-            }
+            if shared(&host.name) { format!("{}/{}", host.kind.word(), host.name) } else { host.name.clone() }
         };
         let mut hosts: Vec<_> = self.hosts.iter().map(|host| (label(host), host)).collect();
         hosts.sort_by(|left, right| left.0.cmp(&right.0));

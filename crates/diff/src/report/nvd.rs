@@ -50,10 +50,7 @@ fn entry(name: &str, host: &HostReport) -> String {
 }
 
 fn write_failure(body: &mut String, side: &str, failure: &Failure) {
-    let drv = failure
-        .drv
-        .as_ref()
-        .map_or(String::new(), |drv| format!(" ({})", escape::line(drv)));
+    let drv = failure.drv.as_ref().map_or(String::new(), |drv| format!(" ({})", escape::line(drv)));
     let _ = writeln!(body, "Failed {side}: {}{drv}", escape::line(&failure.cause));
     let log = escape::clean(&failure.detail);
     let lines: Vec<&str> = log.trim_end().lines().collect();
@@ -103,11 +100,7 @@ fn write_rows(body: &mut String, rows: &[Row]) {
     let names: Vec<String> = rows.iter().map(|row| escape::line(&row.name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     for ((number, row), name) in (1usize..).zip(rows).zip(&names) {
-        let _ = write!(
-            body,
-            "[{}{}]  #{number:0digits$}  {name:width$}  ",
-            row.letter, row.mark
-        );
+        let _ = write!(body, "[{}{}]  #{number:0digits$}  {name:width$}  ", row.letter, row.mark);
         write_versions(body, &row.before);
         if !row.after.is_empty() {
             body.push_str(" -> ");
@@ -120,11 +113,7 @@ fn write_rows(body: &mut String, rows: &[Row]) {
 fn write_versions(body: &mut String, versions: &[Arc<str>]) {
     for (place, (version, copies)) in counted(versions).enumerate() {
         let separator = if place == 0 { "" } else { ", " };
-        let version = if version.is_empty() {
-            "<none>".to_owned()
-        } else {
-            escape::line(version)
-        };
+        let version = if version.is_empty() { "<none>".to_owned() } else { escape::line(version) };
         let _ = write!(body, "{separator}{version}");
         if copies > 1 {
             let _ = write!(body, " x{copies}");

@@ -3,12 +3,8 @@
 /// `1,204`
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .filter_map(|group| std::str::from_utf8(group).ok())
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
     groups.join(",")
 }
 
@@ -21,11 +17,7 @@ pub(crate) fn counted(number: usize, noun: &str) -> String {
 /// `412.0 MiB`
 pub(crate) fn bytes(size: u64) -> String {
     let (scaled, unit) = scale(size);
-    if unit == "B" {
-        format!("{size} B")
-    } else {
-        format!("{scaled:.1} {unit}")
-    }
+    if unit == "B" { format!("{size} B") } else { format!("{scaled:.1} {unit}") }
 }
 
 /// `+12.3 MiB`, `−512 B`, `±0`
@@ -40,14 +32,7 @@ pub(crate) fn byte_change(size: i64) -> String {
 /// `42 s`, `3 min 12 s`, `1 h 2 min`
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 10.0 {
-        return format!(
-            "{:.1} s",
-            if seconds.is_finite() {
-                seconds.max(0.0)
-            } else {
-                0.0
-            }
-        );
+        return format!("{:.1} s", if seconds.is_finite() { seconds.max(0.0) } else { 0.0 });
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -83,27 +68,15 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!(
-            [count(0), count(999), count(1204), count(1_234_567)],
-            ["0", "999", "1,204", "1,234,567"]
-        );
+        assert_eq!([count(0), count(999), count(1204), count(1_234_567)], ["0", "999", "1,204", "1,234,567"]);
         assert_eq!([counted(1, "host"), counted(23, "host")], ["1 host", "23 hosts"]);
-        assert_eq!(
-            [bytes(512), bytes(1536), bytes(u64::MAX)],
-            ["512 B", "1.5 KiB", "16.0 EiB"]
-        );
-        assert_eq!(
-            [byte_change(-2048), byte_change(0), byte_change(1)],
-            ["−2.0 KiB", "±0", "+1 B"]
-        );
+        assert_eq!([bytes(512), bytes(1536), bytes(u64::MAX)], ["512 B", "1.5 KiB", "16.0 EiB"]);
+        assert_eq!([byte_change(-2048), byte_change(0), byte_change(1)], ["−2.0 KiB", "±0", "+1 B"]);
         assert_eq!(byte_change(i64::MIN), "−8.0 EiB");
         assert_eq!(
             [duration(0.04), duration(59.6), duration(192.0), duration(3725.0)],
             ["0.0 s", "1 min 0 s", "3 min 12 s", "1 h 2 min"]
         );
-        assert_eq!(
-            [duration(f64::NAN), duration(f64::INFINITY), duration(-1.0)],
-            ["0.0 s"; 3]
-        );
+        assert_eq!([duration(f64::NAN), duration(f64::INFINITY), duration(-1.0)], ["0.0 s"; 3]);
     }
 }

@@ -9,22 +9,13 @@ fn terminal_sequences_vanish_and_text_stays() {
     assert_eq!(clean("a\u{9b}31mb\u{1b}(Bc\u{1b}"), "abc");
     assert_eq!(clean("10%\r20%\r\ndone\n"), "10%\n20%\ndone\n");
     assert_eq!(clean("nul\0bell\u{7}"), "nul\u{fffd}bell\u{fffd}");
-    assert_eq!(
-        clean("evil\u{202e}gnp.exe\u{200b}"),
-        "evil<U+202E>gnp.exe<U+200B>"
-    );
+    assert_eq!(clean("evil\u{202e}gnp.exe\u{200b}"), "evil<U+202E>gnp.exe<U+200B>");
 }
 
 #[test]
 fn running_text_is_never_markup() {
-    assert_eq!(
-        inline("a|b `c` <img> @root #12"),
-        "a&#124;b &#96;c&#96; &lt;img&gt; @&#8203;root #&#8203;12"
-    );
-    assert_eq!(
-        inline("*bold* [x](y) snake_case _it_"),
-        "\\*bold\\* \\[x\\](y) snake_case \\_it\\_"
-    );
+    assert_eq!(inline("a|b `c` <img> @root #12"), "a&#124;b &#96;c&#96; &lt;img&gt; @&#8203;root #&#8203;12");
+    assert_eq!(inline("*bold* [x](y) snake_case _it_"), "\\*bold\\* \\[x\\](y) snake_case \\_it\\_");
     assert_eq!(inline("# heading"), "#&#8203; heading");
     assert_eq!(inline("- item\n1. one"), "\\- item 1. one");
     assert_eq!(inline("1. one"), "1\\. one");
@@ -42,10 +33,7 @@ fn names_are_code_whatever_they_hold() {
 fn a_fence_outlasts_what_it_holds() {
     assert_eq!(fenced("ok\n", 5), "```text\nok\n```\n");
     assert_eq!(fenced("a\n````\nb", 5), "`````text\na\n````\nb\n`````\n");
-    assert_eq!(
-        fenced("1\n2\n3\n4", 2),
-        "```text\n… 2 lines before this\n3\n4\n```\n"
-    );
+    assert_eq!(fenced("1\n2\n3\n4", 2), "```text\n… 2 lines before this\n3\n4\n```\n");
 }
 
 proptest! {

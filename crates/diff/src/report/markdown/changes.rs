@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::change::{ChangeKind, What};
-use crate::closure_diff::{ClosureDiff, Fate};
+use crate::closure_diff::{ClosureDiff, ConfigurationChange, Fate};
 use crate::fleet_diff::FleetChange;
+use crate::identify::ConfigurationKind;
 use crate::report::escape;
 use crate::report::markdown::Page;
 use crate::report::model::{HostReport, TargetStatus};
@@ -23,10 +24,7 @@ pub(super) fn warnings(page: &Page<'_>) -> Option<String> {
     let mut lines = Vec::new();
     let reboots = page.hosts_where(|host| host.diff.as_ref().is_some_and(|diff| diff.needs_reboot));
     if !reboots.is_empty() {
-        lines.push(format!(
-            "- Reboot: kernel or initrd changed on {}\n",
-            page.of_compared(&reboots)
-        ));
+        lines.push(format!("- Reboot: kernel or initrd changed on {}\n", page.of_compared(&reboots)));
     }
     for (status, words) in [(Side::Before, "New"), (Side::After, "Gone")] {
         let hosts = page.hosts_where(|host| host.changed && status.is_absent(host));
@@ -35,12 +33,8 @@ pub(super) fn warnings(page: &Page<'_>) -> Option<String> {
         }
     }
     let chosen = |change: &&FleetChange<'_>| !(change.selected.0 || change.selected.1);
-    let mut downgrades: Vec<_> = page
-        .fleet
-        .changes
-        .iter()
-        .filter(|change| has_downgrade(change.what))
-        .collect();
+    let mut downgrades: Vec<_> =
+        page.fleet.changes.iter().filter(|change| has_downgrade(change.what)).collect();
     downgrades.sort_by_key(chosen);
     for change in downgrades {
         lines.push(warning(page, "Downgrade", change));
@@ -54,9 +48,7 @@ pub(super) fn warnings(page: &Page<'_>) -> Option<String> {
 
 /// Changes that more than one host has, or all of them when there is one host.
 pub(super) fn shared(page: &Page<'_>) -> Option<String> {
-    let sets = page
-        .fleet
-        .by_hosts(|change| shows(change) && is_shared(page, change));
+    let sets = page.fleet.by_hosts(|change| shows(change) && is_shared(page, change));
     let mut text = String::new();
     for (hosts, changes) in &sets {
         let _ = writeln!(text, "### On {}\n\n{}", page.of_compared(hosts), table(changes));
@@ -66,18 +58,13 @@ pub(super) fn shared(page: &Page<'_>) -> Option<String> {
 
 /// Every host's own changes, collapsed.
 pub(super) fn per_host(page: &Page<'_>) -> Option<String> {
-    let own = page
-        .fleet
-        .by_hosts(|change| shows(change) && !is_shared(page, change));
+    let own = page.fleet.by_hosts(|change| shows(change) && !is_shared(page, change));
     let mut text = String::new();
     for &place in &page.compared {
         let Some(diff) = &page.hosts[place].diff else {
             continue;
         };
-        let changes = own
-            .iter()
-            .find(|(hosts, _)| *hosts == [place])
-            .map_or(&[][..], |(_, changes)| changes);
+        let changes = own.iter().find(|(hosts, _)| *hosts == [place]).map_or(&[][..], |(_, changes)| changes);
         text += &host(page.names.name(place), diff, changes);
     }
     (!text.is_empty()).then(|| format!("## Hosts\n\n{text}"))
@@ -85,24 +72,10 @@ pub(super) fn per_host(page: &Page<'_>) -> Option<String> {
 
 /// How much was made anew without another version.
 pub(super) fn rebuilt(page: &Page<'_>) -> Option<String> {
-    let rebuilt = |diff: &ClosureDiff| {
-        diff.changes
-            .iter()
-            .filter(|c| c.what.kind == ChangeKind::Rebuilt)
-            .count()
-    };
-    let all = page
-        .fleet
-        .changes
-        .iter()
-        .filter(|change| change.what.kind == ChangeKind::Rebuilt)
-        .count();
-    let counts: Vec<usize> = page
-        .hosts
-        .iter()
-        .filter_map(|host| host.diff.as_ref())
-        .map(rebuilt)
-        .collect();
+    let rebuilt =
+        |diff: &ClosureDiff| diff.changes.iter().filter(|c| c.what.kind == ChangeKind::Rebuilt).count();
+    let all = page.fleet.changes.iter().filter(|change| change.what.kind == ChangeKind::Rebuilt).count();
+    let counts: Vec<usize> = page.hosts.iter().filter_map(|host| host.diff.as_ref()).map(rebuilt).collect();
     let (least, most) = (counts.iter().min()?, counts.iter().max()?);
     if all == 0 {
         return None;
@@ -112,10 +85,7 @@ pub(super) fn rebuilt(page: &Page<'_>) -> Option<String> {
         (_, true) => format!(", {} on each host", count(*most as u64)),
         (_, false) => format!(", {} to {} on a host", count(*least as u64), count(*most as u64)),
     };
-    Some(format!(
-        "Rebuilt without another version: {}{range}.\n",
-        counted(all, "package")
-    ))
+    Some(format!("Rebuilt without another version: {}{range}.\n", counted(all, "package")))
 }
 
 #[derive(Clone, Copy)]
@@ -143,22 +113,19 @@ fn is_shared(page: &Page<'_>, change: &FleetChange<'_>) -> bool {
 }
 
 fn has_downgrade(what: &What) -> bool {
-    what.versions
-        .iter()
-        .any(|pair| pair.relation == Relation::Downgrade)
+    what.versions.iter().any(|pair| pair.relation == Relation::Downgrade)
 }
 
 fn warning(page: &Page<'_>, word: &str, change: &FleetChange<'_>) -> String {
     let name = escape::code(&change.what.name);
-    format!(
-        "- {word}: {name} {} on {}\n",
-        details(change.what),
-        page.of_compared(&change.hosts)
-    )
+    format!("- {word}: {name} {} on {}\n", details(change.what), page.of_compared(&change.hosts))
 }
 
 fn host(name: &str, diff: &ClosureDiff, changes: &[&FleetChange<'_>]) -> String {
-    let own = format!("{} of its own", counted(changes.len(), "change"));
+    let own = match changes.len() {
+        0 => "nothing of its own".to_owned(),
+        number => format!("{} of its own", counted(number, "change")),
+    };
     let mut text = format!(
         "<details><summary>{}: {own}, {} → {} paths, {}</summary>\n\n",
         escape::html_code(name),
@@ -175,22 +142,18 @@ fn host(name: &str, diff: &ClosureDiff, changes: &[&FleetChange<'_>]) -> String 
 
 fn configuration(diff: &ClosureDiff) -> String {
     let mut text = String::new();
-    for (fate, word) in [
-        (Fate::Changed, "changed"),
-        (Fate::Added, "added"),
-        (Fate::Removed, "removed"),
-    ] {
-        let of_fate = || diff.configuration.iter().filter(|change| change.fate == fate);
-        let shown: Vec<String> = of_fate()
-            .take(NAMED_CONFIGURATION)
-            .map(|change| escape::code(&change.name))
-            .collect();
-        let rest = of_fate().count() - shown.len();
-        let rest = if rest == 0 {
-            String::new()
-        } else {
-            format!(" and {} more", count(rest as u64))
+    for (fate, word) in [(Fate::Changed, "changed"), (Fate::Added, "added"), (Fate::Removed, "removed")] {
+        let of_fate = || {
+            // The trees around everything else change whenever anything does.
+            let tells = |change: &&ConfigurationChange| {
+                change.fate == fate && (change.kind, fate) != (ConfigurationKind::System, Fate::Changed)
+            };
+            diff.configuration.iter().filter(tells)
         };
+        let shown: Vec<String> =
+            of_fate().take(NAMED_CONFIGURATION).map(|change| escape::code(&change.name)).collect();
+        let rest = of_fate().count() - shown.len();
+        let rest = if rest == 0 { String::new() } else { format!(" and {} more", count(rest as u64)) };
         if !shown.is_empty() {
             let _ = writeln!(text, "Configuration {word}: {}{rest}\n", shown.join(", "));
         }
@@ -204,21 +167,12 @@ fn table(changes: &[&FleetChange<'_>]) -> String {
     let mut text = String::from("| | package | versions | size |\n|---|---|---|---:|\n");
     for change in changes {
         let name = escape::code(&change.what.name);
-        let name = if change.selected.0 || change.selected.1 {
-            format!("**{name}**")
-        } else {
-            name
-        };
+        let name = if change.selected.0 || change.selected.1 { format!("**{name}**") } else { name };
         let size = match change.size_delta {
             (least, most) if least == most => byte_change(least),
             (least, most) => format!("{} to {}", byte_change(least), byte_change(most)),
         };
-        let _ = writeln!(
-            text,
-            "| {} | {name} | {} | {size} |",
-            change.what.kind,
-            details(change.what)
-        );
+        let _ = writeln!(text, "| {} | {name} | {} | {size} |", change.what.kind, details(change.what));
     }
     text
 }
@@ -234,11 +188,7 @@ fn details(what: &What) -> String {
             Relation::Downgrade if what.kind != ChangeKind::Downgraded => " (downgrade)",
             _ => "",
         };
-        parts.push(format!(
-            "{} → {}{why}",
-            version(&pair.before),
-            version(&pair.after)
-        ));
+        parts.push(format!("{} → {}{why}", version(&pair.before), version(&pair.after)));
     }
     match what.kind {
         ChangeKind::Added => parts.push(list("", &what.versions_added)),
@@ -252,10 +202,7 @@ fn details(what: &What) -> String {
     let whole = matches!(what.kind, ChangeKind::Added | ChangeKind::Removed);
     for (sign, outputs) in [("−", &what.outputs_removed), ("+", &what.outputs_added)] {
         if !(outputs.is_empty() || whole && only_main(outputs)) {
-            parts.push(format!(
-                "outputs {}",
-                list(if whole { "" } else { sign }, outputs)
-            ));
+            parts.push(format!("outputs {}", list(if whole { "" } else { sign }, outputs)));
         }
     }
     parts.push(variants(what));
@@ -277,17 +224,10 @@ fn variants(what: &What) -> String {
 }
 
 fn list(sign: &str, values: &[Arc<str>]) -> String {
-    let values: Vec<String> = values
-        .iter()
-        .map(|value| format!("{sign}{}", version(value)))
-        .collect();
+    let values: Vec<String> = values.iter().map(|value| format!("{sign}{}", version(value))).collect();
     values.join(", ")
 }
 
 fn version(version: &str) -> String {
-    if version.is_empty() {
-        "no version".to_owned()
-    } else {
-        escape::code(version)
-    }
+    if version.is_empty() { "no version".to_owned() } else { escape::code(version) }
 }

@@ -16,34 +16,25 @@ const LOG_LINES: usize = 40;
 struct Blocked<'a> {
     before: Vec<usize>,
     after: Vec<usize>,
-    failure: Option<&'a Failure>,
+    /// The one that says most, and the host it was said of.
+    shown: Option<(&'a Failure, usize)>,
     status: TargetStatus,
 }
 
 pub(super) fn failures(page: &Page<'_>) -> Option<String> {
-    let mut entries: BTreeMap<(TargetStatus, &str, &str), Blocked<'_>> = BTreeMap::new();
+    let mut entries: BTreeMap<(TargetStatus, &str), Blocked<'_>> = BTreeMap::new();
     for (place, host) in page.hosts.iter().enumerate() {
         for (target, is_before) in [(&host.before, true), (&host.after, false)] {
             let Some(failure) = &target.failure else { continue };
-            // Two hosts blocked by one derivation have one failure, whatever was said about it.
-            let key = match &failure.drv {
-                Some(drv) => (target.status, drv.as_str(), ""),
-                None => (target.status, failure.cause.as_str(), failure.detail.as_str()),
-            };
-            let entry = entries.entry(key).or_default();
+            // Hosts blocked by one derivation have one failure, whatever was said of each; traces of one cause
+            // differ in store paths and host names.
+            let key = failure.drv.as_ref().unwrap_or(&failure.cause);
+            let entry = entries.entry((target.status, key)).or_default();
             entry.status = target.status;
-            // The longest detail is the log itself; the others point to it.
-            if entry
-                .failure
-                .is_none_or(|known| known.detail.len() < failure.detail.len())
-            {
-                entry.failure = Some(failure);
+            if entry.shown.is_none_or(|(known, _)| known.detail.len() < failure.detail.len()) {
+                entry.shown = Some((failure, place));
             }
-            let places = if is_before {
-                &mut entry.before
-            } else {
-                &mut entry.after
-            };
+            let places = if is_before { &mut entry.before } else { &mut entry.after };
             places.push(place);
         }
     }
@@ -54,7 +45,7 @@ pub(super) fn failures(page: &Page<'_>) -> Option<String> {
 }
 
 fn show(page: &Page<'_>, entry: &Blocked<'_>) -> Option<String> {
-    let failure = entry.failure?;
+    let (failure, place) = entry.shown?;
     let title = match (&failure.drv, entry.status) {
         (Some(drv), _) => format!("{} failed", escape::code(drv_name(drv))),
         (None, TargetStatus::EvalFailed) => "Evaluation failed".to_owned(),
@@ -72,14 +63,12 @@ fn show(page: &Page<'_>, entry: &Blocked<'_>) -> Option<String> {
     if !failure.cause.is_empty() {
         let _ = writeln!(text, "{}\n", escape::inline(&failure.cause));
     }
-    let _ = writeln!(
-        text,
-        "Blocks {}{side}: {}",
-        counted(hosts.len(), "host"),
-        page.of_all(&hosts)
-    );
+    let _ = writeln!(text, "Blocks {}{side}: {}", counted(hosts.len(), "host"), page.of_all(&hosts));
     if let Some(drv) = &failure.drv {
         let _ = writeln!(text, "\n{}", escape::code(&page.report.store_path(drv)));
+    }
+    if failure.drv.is_none() && hosts.len() > 1 && !failure.detail.trim().is_empty() {
+        let _ = writeln!(text, "\nAs seen on {}:", escape::code(page.names.name(place)));
     }
     if !failure.detail.trim().is_empty() {
         let _ = write!(text, "\n{}", escape::fenced(&failure.detail, LOG_LINES));

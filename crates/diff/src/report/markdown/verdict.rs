@@ -12,14 +12,8 @@ pub(super) fn verdict(page: &Page<'_>) -> String {
         (None, None) => build(page),
         (None, Some(_)) => comparison(page),
     };
-    let detail = page
-        .report
-        .failure
-        .as_ref()
-        .filter(|failure| !failure.detail.is_empty());
-    let detail = detail.map_or(String::new(), |failure| {
-        format!("\n{}", escape::fenced(&failure.detail, 60))
-    });
+    let detail = page.report.failure.as_ref().filter(|failure| !failure.detail.is_empty());
+    let detail = detail.map_or(String::new(), |failure| format!("\n{}", escape::fenced(&failure.detail, 60)));
     format!("{line}\n{detail}\n{}\n", figures(page))
 }
 
@@ -29,11 +23,7 @@ fn build(page: &Page<'_>) -> String {
     if failed == 0 {
         format!("**{} {done}.**", counted(all, "host"))
     } else {
-        format!(
-            "**{} of {} {done}, {failed} failed.**",
-            all - failed,
-            counted(all, "host")
-        )
+        format!("**{} of {} {done}, {failed} failed.**", all - failed, counted(all, "host"))
     }
 }
 
@@ -42,11 +32,7 @@ fn comparison(page: &Page<'_>) -> String {
     let changed = page.hosts_where(|host| host.changed).len();
     if changed == 0 && failed == 0 {
         let closure = if page.planned() { "derivation" } else { "closure" };
-        let hosts = if all == 1 {
-            "the one host has"
-        } else {
-            "all hosts have"
-        };
+        let hosts = if all == 1 { "the one host has" } else { "all hosts have" };
         return match all {
             0 => "**Nothing changed**: there is no host.".to_owned(),
             _ => format!(
@@ -68,11 +54,7 @@ fn comparison(page: &Page<'_>) -> String {
         parts.push(format!("**{failed} failed**"));
     }
     let happened = happened(page);
-    format!(
-        "{}{}{happened}.",
-        parts.join(", "),
-        if happened.is_empty() { "" } else { ": " }
-    )
+    format!("{}{}{happened}.", parts.join(", "), if happened.is_empty() { "" } else { ": " })
 }
 
 /// Distinct changes over the whole fleet.
@@ -81,31 +63,19 @@ fn happened(page: &Page<'_>) -> String {
         (ChangeKind::Upgraded, "upgraded"),
         (ChangeKind::Downgraded, "downgraded"),
         (ChangeKind::Changed, "changed"),
-        (
-            ChangeKind::VariantChanged,
-            "moved to another interpreter or kernel",
-        ),
+        (ChangeKind::VariantChanged, "moved to another interpreter or kernel"),
         (ChangeKind::Added, "added"),
         (ChangeKind::Removed, "removed"),
         (ChangeKind::Rebuilt, "rebuilt"),
     ];
     let parts = words.iter().filter_map(|&(kind, word)| {
-        let mut names: Vec<&str> = page
-            .fleet
-            .changes
-            .iter()
-            .filter(|c| c.what.kind == kind)
-            .map(|c| &*c.what.name)
-            .collect();
+        let mut names: Vec<&str> =
+            page.fleet.changes.iter().filter(|c| c.what.kind == kind).map(|c| &*c.what.name).collect();
         names.dedup();
         (!names.is_empty()).then(|| format!("{} {word}", count(names.len() as u64)))
     });
     let parts: Vec<String> = parts.collect();
-    if parts.is_empty() {
-        String::new()
-    } else {
-        format!("packages: {}", parts.join(", "))
-    }
+    if parts.is_empty() { String::new() } else { format!("packages: {}", parts.join(", ")) }
 }
 
 fn figures(page: &Page<'_>) -> String {
@@ -141,10 +111,7 @@ fn steps_of(number: u64) -> String {
 }
 
 fn side(label: &SideLabel) -> String {
-    let rev = label
-        .rev
-        .as_ref()
-        .map(|rev| rev.chars().take(12).collect::<String>());
+    let rev = label.rev.as_ref().map(|rev| rev.chars().take(12).collect::<String>());
     match (rev, label.dirty) {
         (Some(rev), false) => escape::code(&rev),
         (Some(rev), true) => format!("{} with uncommitted changes", escape::code(&rev)),
