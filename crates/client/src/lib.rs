@@ -1,1 +1,82 @@
 //! fleetctl: arguments, progress, report files.
+//!
+//! Runs a coordinator and a worker in this process ([`embed`]), hands them packed flakes ([`source`]), follows a
+//! run ([`run`]) and prints its result ([`report`]). It decides nothing about what is built.
+
+pub mod args;
+pub mod command;
+pub mod config;
+pub mod embed;
+pub mod error;
+pub mod exit_code;
+pub mod follow;
+pub mod options;
+pub mod output;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod signals;
+pub mod source;
+mod suggest;
+pub mod upload;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+
+use clap::Parser;
+
+use args::{Cli, CliCommand};
+use error::CliError;
+use exit_code::Exit;
+
+/// The whole program.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return answer_parser(&error),
+    };
+    log_to_stderr();
+    // Not awaited at the end: a thread that still packs, or an evaluator, must not hold up the exit.
+    let exit = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(execute(&cli));
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => Err(CliError::new(format!("cannot start threads: {error}"))),
+    };
+    exit.unwrap_or_else(|error| complain(&error))
+}
+
+async fn execute(cli: &Cli) -> Result<Exit, CliError> {
+    let global = &cli.global;
+    match &cli.command {
+        CliCommand::Build(args) => command::build::execute(global, args).await,
+        CliCommand::Diff(args) => command::diff::execute(global, args).await,
+        CliCommand::Logs(args) => command::logs::execute(global, args).await,
+        CliCommand::Version(args) => command::version::execute(args),
+        CliCommand::Config(args) => command::config::execute(global, args),
+        CliCommand::Completions(args) => command::completions::execute(args),
+    }
+}
+
+/// Help goes to standard output and is a success; a wrong option is an error like any other, never clap's 2.
+fn answer_parser(error: &clap::Error) -> Exit {
+    // Nobody to tell when even this cannot be written.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Error } else { Exit::Success }
+}
+
+fn complain(error: &CliError) -> Exit {
+    if error.exit() != Exit::Cancelled || std::io::stderr().is_terminal() {
+        let _ = writeln!(std::io::stderr(), "{}", error.paragraph());
+    }
+    error.exit()
+}
+
+/// For those who look for a fault in fleetctl itself: `FLEET_LOG=debug`.
+fn log_to_stderr() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}

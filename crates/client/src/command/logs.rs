@@ -1,0 +1,109 @@
+//! `fleetctl logs`: the kept log of one attempt.
+
+use std::io::{self, IsTerminal, Write};
+
+use fleet_wire::v1::{self, runs_client::RunsClient};
+use tonic::{Code, Status};
+
+use super::session;
+use crate::args::{GlobalArgs, LogsArgs, RunArgs};
+use crate::config::Environment;
+use crate::embed;
+use crate::error::CliError;
+use crate::exit_code::Exit;
+use crate::progress::log_lines;
+
+/// Prints the log. On a terminal it is made safe to show; elsewhere its bytes are passed on as they are.
+pub async fn execute(global: &GlobalArgs, args: &LogsArgs) -> Result<Exit, CliError> {
+    let environment = Environment::of_process();
+    let directory = session::current_directory()?;
+    let settings = session::settings(global, &RunArgs::default(), &environment, &directory)?;
+    let embedded = embed::start_coordinator(&session::embed_config(&settings))?;
+    let request = v1::LogsRequest {
+        run: args.run.clone().unwrap_or_default(),
+        selector: selector(&args.selector).to_owned(),
+        attempt: args.attempt.unwrap_or(0),
+        offset: 0,
+    };
+    let mut client =
+        RunsClient::new(embedded.channel.clone()).max_decoding_message_size(fleet_wire::MAX_MESSAGE);
+    let failed = |status: Status| no_log(&args.selector, &status);
+    let mut chunks = client.logs(request).await.map_err(failed)?.into_inner();
+    let mut printer = Printer::new(io::stdout().is_terminal());
+    while let Some(chunk) = chunks.message().await.map_err(failed)? {
+        if !printer.print(&chunk.data)? {
+            break;
+        }
+    }
+    printer.finish()?;
+    embedded.shutdown().await;
+    Ok(Exit::Success)
+}
+
+/// Derivations are known by their base names.
+fn selector(text: &str) -> &str {
+    let base = text.rsplit('/').next().unwrap_or(text);
+    if base.strip_suffix(".drv").is_some() { base } else { text }
+}
+
+fn no_log(selector: &str, status: &Status) -> CliError {
+    let error = CliError::new(format!("no log of `{selector}`: {}", status.message()));
+    match status.code() {
+        Code::NotFound => error.next(
+            "Name a host, a derivation path or its base name; only what was built here has a log, not what came \
+             from a cache",
+        ),
+        _ => error,
+    }
+}
+
+/// Holds back an unfinished line, so that no escape sequence is cut in two.
+struct Printer {
+    shown: bool,
+    rest: Vec<u8>,
+}
+
+impl Printer {
+    /// A line without an end is printed at this length.
+    const MAX_REST_BYTES: usize = 1024 * 1024;
+
+    fn new(shown: bool) -> Self {
+        Self { shown, rest: Vec::new() }
+    }
+
+    /// Whether anybody still reads.
+    fn print(&mut self, data: &[u8]) -> Result<bool, CliError> {
+        if !self.shown {
+            return write(data);
+        }
+        self.rest.extend_from_slice(data);
+        let end = match self.rest.iter().rposition(|&byte| byte == b'\n') {
+            Some(at) => at + 1,
+            None if self.rest.len() > Self::MAX_REST_BYTES => self.rest.len(),
+            None => return Ok(true),
+        };
+        let rest = self.rest.split_off(end);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        write(shown(&lines).as_bytes())
+    }
+
+    fn finish(self) -> Result<(), CliError> {
+        if !self.rest.is_empty() {
+            write(shown(&self.rest).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn shown(bytes: &[u8]) -> String {
+    log_lines(bytes).into_iter().fold(String::new(), |text, line| text + &line + "\n")
+}
+
+fn write(bytes: &[u8]) -> Result<bool, CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::unwritable_output("standard output".as_ref(), &error)),
+    }
+}

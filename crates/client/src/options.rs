@@ -1,0 +1,184 @@
+//! What a run is to do: arguments and settings, resolved into values that need no further interpretation.
+
+use fleet_wire::v1;
+
+use crate::args::{Kind, Output, ReportFormat, RunArgs};
+use crate::config::Settings;
+use crate::error::CliError;
+use crate::source::{FlakeRef, Fragment};
+
+/// A run as the user wants it.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The flake.
+    pub flake: FlakeRef,
+    /// The commit to compare with.
+    pub base: Option<String>,
+    /// Which hosts.
+    pub selection: v1::Selection,
+    /// Stop at the first failure.
+    pub fail_fast: bool,
+    /// Evaluate only.
+    pub dry_run: bool,
+    /// Show build logs as they come.
+    pub print_build_logs: bool,
+    /// How to print the report.
+    pub format: ReportFormat,
+    /// Files that get the report, too.
+    pub outputs: Vec<Output>,
+}
+
+/// What a command takes when no host is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unnamed {
+    /// Every host.
+    TakeAll,
+    /// Ask the user to say so.
+    Refuse,
+}
+
+impl RunOptions {
+    /// Puts arguments and settings together.
+    pub fn resolve(
+        args: &RunArgs,
+        base: Option<&str>,
+        unnamed: Unnamed,
+        flake: FlakeRef,
+        settings: &Settings,
+    ) -> Result<Self, CliError> {
+        let selection = selection(args, unnamed, &flake, settings)?;
+        let format = if args.json { ReportFormat::Json } else { settings.format.value };
+        if base.is_none()
+            && let Some(output) = args.outputs.iter().find(|output| output.format != ReportFormat::Json)
+        {
+            return Err(CliError::new(format!(
+                "the report for {} compares two sides, but there is only one",
+                output.file.display()
+            ))
+            .next("Add --base REV, or write json=FILE"));
+        }
+        Ok(Self {
+            flake,
+            base: base.map(str::to_owned),
+            selection,
+            fail_fast: settings.fail_fast.value,
+            dry_run: args.dry_run,
+            print_build_logs: settings.print_build_logs.value,
+            format,
+            outputs: args.outputs.clone(),
+        })
+    }
+}
+
+fn selection(
+    args: &RunArgs,
+    unnamed: Unnamed,
+    flake: &FlakeRef,
+    settings: &Settings,
+) -> Result<v1::Selection, CliError> {
+    let mut kinds: Vec<Kind> = settings.kind.value.clone();
+    let mut hosts = args.hosts.clone();
+    let mut excludes = settings.exclude.value.clone();
+    if hosts.iter().any(String::is_empty) {
+        return Err(CliError::new("--host needs a name or a glob").next("Use --all-hosts to take every host"));
+    }
+    if let Some(fragment) = &flake.fragment {
+        if args.all_hosts || !hosts.is_empty() {
+            return Err(CliError::new(format!(
+                "`#{}` and --host or --all-hosts contradict each other",
+                fragment.host
+            ))
+            .next("Keep one of them"));
+        }
+        kinds = fragment_kind(fragment).map_or(kinds, |kind| vec![kind]);
+        hosts = vec![literal(&fragment.host)];
+        // One host, by name: nothing is left to exclude.
+        excludes = Vec::new();
+    }
+    if hosts.is_empty() && !args.all_hosts && unnamed == Unnamed::Refuse {
+        return Err(CliError::new("no hosts are named")
+            .next("Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`"));
+    }
+    if args.excludes.is_empty() && hosts.iter().any(|glob| glob.ends_with("-minimal")) {
+        excludes.retain(|glob| glob != "*-minimal");
+    }
+    excludes.retain(|glob| !glob.is_empty());
+    kinds.dedup();
+    let kinds = kinds.into_iter().map(|kind| wire_kind(kind).into()).collect();
+    Ok(v1::Selection { hosts, excludes, kinds })
+}
+
+/// A glob that matches exactly this name.
+fn literal(name: &str) -> String {
+    name.chars().fold(String::new(), |mut glob, c| {
+        match c {
+            '*' | '?' | '[' => glob.extend(['[', c, ']']),
+            c => glob.push(c),
+        }
+        glob
+    })
+}
+
+fn fragment_kind(fragment: &Fragment) -> Option<Kind> {
+    match fragment.attribute_set.as_deref()? {
+        "darwinConfigurations" => Some(Kind::Darwin),
+        "homeConfigurations" => Some(Kind::Home),
+        _ => Some(Kind::Nixos),
+    }
+}
+
+fn wire_kind(kind: Kind) -> v1::HostKind {
+    match kind {
+        Kind::Nixos => v1::HostKind::Nixos,
+        Kind::Darwin => v1::HostKind::Darwin,
+        Kind::Home => v1::HostKind::Home,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::GlobalArgs;
+    use crate::config::{Environment, Files};
+
+    fn resolved(flake: &str, args: &RunArgs, base: Option<&str>) -> Result<RunOptions, String> {
+        let environment = Environment([("HOME".into(), "/home/u".into())].into());
+        let settings = Settings::resolve(&GlobalArgs::default(), args, &environment, &Files::default())
+            .expect("settings");
+        let flake = FlakeRef::parse(flake).expect("flake");
+        RunOptions::resolve(args, base, Unnamed::Refuse, flake, &settings).map_err(|error| error.paragraph())
+    }
+
+    fn with_hosts(hosts: &[&str]) -> RunArgs {
+        RunArgs { hosts: hosts.iter().map(|&host| host.to_owned()).collect(), ..RunArgs::default() }
+    }
+
+    #[test]
+    fn minimal_hosts_are_left_out_unless_they_are_named() {
+        let all = RunArgs { all_hosts: true, ..RunArgs::default() };
+        assert_eq!(resolved(".", &all, None).expect("options").selection.excludes, ["*-minimal"]);
+        let named = resolved(".", &with_hosts(&["web-minimal"]), None).expect("options");
+        assert!(named.selection.excludes.is_empty());
+        let lifted = RunArgs { excludes: vec![String::new()], ..all };
+        assert!(resolved(".", &lifted, None).expect("options").selection.excludes.is_empty());
+    }
+
+    #[test]
+    fn a_host_after_the_flake_is_taken_literally() {
+        let options = resolved(".#a*b", &RunArgs::default(), None).expect("options");
+        assert_eq!(options.selection.hosts, ["a[*]b"]);
+        let options = resolved(".#darwinConfigurations.mac", &RunArgs::default(), None).expect("options");
+        assert_eq!(options.selection.kinds, [i32::from(v1::HostKind::Darwin)]);
+        assert_eq!(options.selection.hosts, ["mac"]);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        insta::assert_snapshot!(resolved(".#web", &with_hosts(&["db"]), None).expect_err("refused"), @"error: `#web` and --host or --all-hosts contradict each other. Keep one of them.");
+        insta::assert_snapshot!(resolved(".", &RunArgs::default(), None).expect_err("refused"), @"error: no hosts are named. Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`.");
+        let output = Output { format: ReportFormat::Markdown, file: "r.md".into() };
+        let args = RunArgs { outputs: vec![output], ..with_hosts(&["*"]) };
+        insta::assert_snapshot!(resolved(".", &args, None).expect_err("refused"), @"error: the report for r.md compares two sides, but there is only one. Add --base REV, or write json=FILE.");
+        assert!(resolved(".", &args, Some("HEAD")).is_ok());
+    }
+}

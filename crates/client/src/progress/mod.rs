@@ -1,0 +1,19 @@
+//! What a user sees while a run goes on.
+//!
+//! Events fold into `state`; `render` maps state and size to the lines of the live region, `narrate` an event
+//! to lasting lines: all three are pure. Only `console` writes.
+
+mod console;
+mod display;
+mod escape;
+mod line;
+mod narrate;
+mod render;
+mod state;
+
+pub use console::{Console, ConsoleOptions, Mode, choose_mode, colored, folds};
+pub use display::Display;
+pub use escape::{log_lines, visible};
+pub use narrate::{Importance, Narrator, Saying};
+pub use render::Size;
+pub use state::Progress;

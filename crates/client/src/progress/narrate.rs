@@ -1,0 +1,220 @@
+//! Events into lasting lines. Pure but for its memory of what has been said already.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use fleet_wire::v1::{self, StepStatus, TargetStatus, run_event::Event};
+
+use super::escape::{log_lines, visible};
+use super::line::{Line, Style};
+use super::render::{duration, plural};
+
+/// Log lines shown with a failure where someone watches; CI, where nobody can ask for more, gets all we have.
+const EXTRACT_LINES: usize = 10;
+const CI_EXTRACT_LINES: usize = 200;
+/// A step that took longer is worth a line of its own.
+const LONG_STEP_MS: u64 = 10_000;
+/// Log kept of one step until its block is printed; more than this is printed as it comes.
+const MAX_BLOCK_BYTES: usize = 256 * 1024;
+
+/// Whether a line may be folded away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Importance {
+    /// Success: may be folded.
+    Routine,
+    /// Never folded.
+    Important,
+}
+
+/// Something to print.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// One line.
+    Line(Importance, Line),
+    /// A closed block with a title, for logs that allow folding.
+    Block(String, Vec<Line>),
+}
+
+/// Says what events mean.
+#[derive(Clone, Debug, Default)]
+pub struct Narrator {
+    verbosity: u8,
+    logs: bool,
+    blocks: bool,
+    told: BTreeSet<String>,
+    pending: BTreeMap<String, Vec<u8>>,
+}
+
+impl Narrator {
+    /// `verbosity` is how often -v was given; `logs` prints build logs, with `blocks` each in one piece.
+    pub fn new(verbosity: u8, logs: bool, blocks: bool) -> Self {
+        Self { verbosity, logs, blocks, ..Self::default() }
+    }
+
+    /// What to print for one event.
+    pub fn narrate(&mut self, event: &v1::RunEvent) -> Vec<Saying> {
+        match &event.event {
+            Some(Event::HostsFound(found)) => {
+                let side = side_name(found.side());
+                vec![routine("Found", Style::Good, &format!("{}{side}", plural(found.hosts.len(), "host")))]
+            }
+            Some(Event::TargetEvaluated(evaluated)) if self.verbosity > 0 => {
+                let steps = plural(evaluated.steps as usize, "step");
+                let side = side_name(evaluated.side());
+                let text = format!("{}{side}: {steps} to build", visible(&evaluated.host));
+                vec![routine("Evaluated", Style::Good, &text)]
+            }
+            Some(Event::StepStarted(started)) if self.verbosity > 0 => {
+                let text = format!("{} on {}", visible(&started.name), visible(&started.worker));
+                vec![routine("Building", Style::Busy, &text)]
+            }
+            Some(Event::StepLog(log)) if self.logs => self.log(log),
+            Some(Event::StepFinished(finished)) => self.step_finished(finished),
+            Some(Event::TargetSettled(settled)) => self.settled(settled),
+            Some(Event::Notice(notice)) => {
+                vec![Saying::Line(Importance::Important, narrate_notice(&notice.text))]
+            }
+            Some(Event::RunFinished(finished)) => vec![finish_line(finished)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn log(&mut self, log: &v1::StepLog) -> Vec<Saying> {
+        if self.blocks {
+            let kept = self.pending.entry(log.drv.clone()).or_default();
+            if kept.len() + log.data.len() <= MAX_BLOCK_BYTES {
+                kept.extend_from_slice(&log.data);
+                return Vec::new();
+            }
+        }
+        let pending = self.pending.remove(&log.drv).unwrap_or_default();
+        let lines = log_lines(&[&pending, log.data.as_ref()].concat());
+        lines.into_iter().map(|line| Saying::Line(Importance::Routine, log_line(&log.name, &line))).collect()
+    }
+
+    fn step_finished(&mut self, finished: &v1::StepFinished) -> Vec<Saying> {
+        let log = self.pending.remove(&finished.drv).unwrap_or_default();
+        let name = visible(&finished.name);
+        let took = duration(finished.duration_ms);
+        let mut sayings = Vec::new();
+        match finished.status() {
+            StepStatus::Built if self.blocks && !log.is_empty() => {
+                let lines = log_lines(&log).iter().map(|line| log_line(&name, line)).collect();
+                sayings.push(Saying::Block(format!("{name} built in {took}"), lines));
+            }
+            StepStatus::Built if self.verbosity > 0 || finished.duration_ms >= LONG_STEP_MS => {
+                sayings.push(routine("Built", Style::Good, &format!("{name} in {took}")));
+            }
+            StepStatus::Retried => {
+                let cause =
+                    finished.failure.as_ref().map(|failure| visible(&failure.cause)).unwrap_or_default();
+                sayings.push(routine("Retrying", Style::Notable, &format!("{name}: {cause}")));
+            }
+            StepStatus::Failed => {
+                self.told.insert(finished.drv.clone());
+                let failure = finished.failure.clone().unwrap_or_default();
+                let streamed = self.logs && !self.blocks;
+                sayings.extend(self.failure(&name, &failure, &finished.drv, streamed));
+            }
+            _ => {}
+        }
+        sayings
+    }
+
+    fn settled(&mut self, settled: &v1::TargetSettled) -> Vec<Saying> {
+        let host = format!("{}{}", visible(&settled.host), side_name(settled.side()));
+        match settled.status() {
+            TargetStatus::Built => vec![routine("Finished", Style::Good, &host)],
+            TargetStatus::Cached => vec![routine("Cached", Style::Good, &host)],
+            TargetStatus::Planned => vec![routine("Planned", Style::Good, &host)],
+            TargetStatus::Unchanged if settled.side() == v1::Side::After => {
+                vec![routine("Unchanged", Style::Dim, &visible(&settled.host))]
+            }
+            TargetStatus::EvalFailed | TargetStatus::BuildFailed => {
+                let failure = settled.failure.clone().unwrap_or_default();
+                // The derivation has told its own story; here only who is hit by it.
+                if !failure.drv.is_empty() && !self.told.insert(failure.drv.clone()) {
+                    let text = format!("{host}: {}", visible(&failure.cause));
+                    return vec![important("Failed", Style::Bad, &text)];
+                }
+                self.failure(&host, &failure, &failure.drv, false)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn failure(&self, who: &str, failure: &v1::Failure, drv: &str, log_was_shown: bool) -> Vec<Saying> {
+        let limit = match (log_was_shown, self.blocks) {
+            (true, _) => 0,
+            (false, true) => CI_EXTRACT_LINES,
+            (false, false) => EXTRACT_LINES,
+        };
+        let lines = failure_block(who, failure, drv, limit);
+        lines.into_iter().map(|line| Saying::Line(Importance::Important, line)).collect()
+    }
+}
+
+/// A failure with the end of its trace or log.
+pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract_lines: usize) -> Vec<Line> {
+    let mut lines = vec![verb("Failed", Style::Bad, &format!("{who}: {}", visible(&failure.cause)))];
+    let detail = log_lines(failure.detail.trim_end().as_bytes());
+    let detail = if failure.detail.trim().is_empty() { Vec::new() } else { detail };
+    let extract = &detail[detail.len().saturating_sub(extract_lines)..];
+    lines.extend(
+        extract.iter().map(|line| Line::new().and(Style::Dim, "             │ ").and(Style::Plain, line)),
+    );
+    if !drv.is_empty() && (extract.len() < detail.len() || extract_lines == 0) {
+        lines.push(
+            Line::new().and(Style::Dim, format!("             whole log: fleetctl logs {}", visible(drv))),
+        );
+    }
+    lines
+}
+
+/// A sentence that is neither success nor failure.
+pub(super) fn narrate_notice(text: &str) -> Line {
+    verb("Note", Style::Notable, &visible(text))
+}
+
+fn finish_line(finished: &v1::RunFinished) -> Saying {
+    let counts = finished.counts.unwrap_or_default();
+    let mut text = format!(
+        "in {}: {} built, {} substituted, {} there already",
+        duration(finished.total_ms),
+        counts.built,
+        counts.substituted,
+        counts.cached
+    );
+    if counts.deduplicated > 0 {
+        let _ = write!(text, ", {} shared", counts.deduplicated);
+    }
+    if counts.failed > 0 {
+        let _ = write!(text, ", {} failed", counts.failed);
+    }
+    let style = if counts.failed > 0 { Style::Bad } else { Style::Good };
+    important("Done", style, &text)
+}
+
+fn side_name(side: v1::Side) -> &'static str {
+    match side {
+        v1::Side::Before => " (before)",
+        v1::Side::After | v1::Side::Unspecified => "",
+    }
+}
+
+fn log_line(name: &str, line: &str) -> Line {
+    Line::new().and(Style::Dim, format!("{}> ", visible(name))).and(Style::Plain, line)
+}
+
+fn routine(verb_text: &str, style: Style, text: &str) -> Saying {
+    Saying::Line(Importance::Routine, verb(verb_text, style, text))
+}
+
+fn important(verb_text: &str, style: Style, text: &str) -> Saying {
+    Saying::Line(Importance::Important, verb(verb_text, style, text))
+}
+
+/// A right-aligned word for what happened, then what it happened to.
+fn verb(verb: &str, style: Style, text: &str) -> Line {
+    Line::new().and(style, format!("{verb:>12}")).and(Style::Plain, format!(" {text}"))
+}

@@ -1,0 +1,129 @@
+//! The live region: state and size in, lines out. Pure, and tested as text.
+
+use super::escape::visible;
+use super::line::{Line, Style, width};
+use super::state::{Progress, RunningStep, TargetState};
+
+/// The terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Characters a line.
+    pub columns: usize,
+    /// Lines.
+    pub rows: usize,
+}
+
+/// Lines of running steps, however tall the terminal is.
+const MAX_STEPS: usize = 12;
+const MAX_STRIP_ROWS: usize = 3;
+
+/// The lines of the region, at most a third of the terminal and at least the summary. `now_ms` is on the clock of
+/// the run.
+pub(super) fn render(progress: &Progress, size: Size, now_ms: u64) -> Vec<Line> {
+    // The last column stays free: some terminals wrap when it is written.
+    let columns = size.columns.saturating_sub(1).max(8);
+    let room = (size.rows / 3).clamp(1, 1 + MAX_STRIP_ROWS + MAX_STEPS);
+    let mut lines = vec![summary(progress, now_ms)];
+    if room > 2 {
+        lines.extend(strip(progress, columns, MAX_STRIP_ROWS.min(room - 2)));
+    }
+    let left = room.saturating_sub(lines.len()).min(MAX_STEPS);
+    let steps = progress.running();
+    let shown = if steps.len() > left { left.saturating_sub(1) } else { steps.len() };
+    lines.extend(steps.iter().take(shown).map(|step| running(step, now_ms)));
+    if steps.len() > shown && left > 0 {
+        lines.push(Line::new().and(Style::Dim, format!("  and {} more", steps.len() - shown)));
+    }
+    lines.into_iter().map(|line| line.clipped(columns)).collect()
+}
+
+/// One line that says where the run is; also the heartbeat where nothing can be redrawn.
+pub(super) fn summary(progress: &Progress, now_ms: u64) -> Line {
+    let counts = progress.counts();
+    let done = counts.built + counts.failed + counts.cancelled;
+    let mut line = Line::new().and(Style::Bold, duration(now_ms));
+    let hosts = progress.hosts().len();
+    if hosts == 0 {
+        return line.and(Style::Plain, "  looking for hosts");
+    }
+    let open = progress.targets(TargetState::Evaluating) + progress.targets(TargetState::Waiting);
+    line = line.and(Style::Plain, format!("  {}", plural(hosts, "host")));
+    if open > 0 {
+        line = line.and(Style::Busy, format!(" · {open} to evaluate"));
+    }
+    if counts.wanted > 0 {
+        line = line.and(Style::Plain, format!(" · {done}/{} steps", counts.wanted));
+    }
+    if !progress.running().is_empty() {
+        line = line.and(Style::Busy, format!(" · {} building", progress.running().len()));
+    }
+    if counts.failed > 0 {
+        line = line.and(Style::Bad, format!(" · {} failed", counts.failed));
+    }
+    let failed_hosts = progress.hosts().values().filter(|host| host.overall() == TargetState::Failed).count();
+    if failed_hosts > 0 {
+        line = line.and(Style::Bad, format!(" · {} failed", plural(failed_hosts, "host")));
+    }
+    line
+}
+
+/// One cell a host, in the order of their names; each cell a symbol and a colour.
+fn strip(progress: &Progress, columns: usize, rows: usize) -> Vec<Line> {
+    const LABEL: &str = "  ";
+    let per_row = columns.saturating_sub(LABEL.len()).max(1);
+    let cells: Vec<_> = progress.hosts().values().map(|host| cell(host.overall())).collect();
+    let mut lines: Vec<Line> = cells
+        .chunks(per_row)
+        .take(rows)
+        .map(|row| {
+            row.iter()
+                .fold(Line::new().and(Style::Plain, LABEL), |line, (style, symbol)| line.and(*style, *symbol))
+        })
+        .collect();
+    let hidden = cells.len().saturating_sub(per_row * rows);
+    if hidden > 0
+        && let Some(last) = lines.pop()
+    {
+        let more = format!(" and {}", plural(hidden, "more host"));
+        lines.push(last.clipped(columns.saturating_sub(width(&more))).and(Style::Dim, more));
+    }
+    lines
+}
+
+fn cell(state: TargetState) -> (Style, &'static str) {
+    match state {
+        TargetState::Waiting => (Style::Dim, "·"),
+        TargetState::Evaluating => (Style::Notable, "e"),
+        TargetState::Building => (Style::Busy, "b"),
+        TargetState::Unchanged => (Style::Dim, "="),
+        TargetState::Done => (Style::Good, "✓"),
+        TargetState::Failed => (Style::Bad, "✗"),
+        TargetState::Cancelled => (Style::Dim, "-"),
+    }
+}
+
+fn running(step: &RunningStep, now_ms: u64) -> Line {
+    let mut line = Line::new().and(Style::Busy, "  ▸ ").and(Style::Plain, visible(&step.name));
+    if !step.phase.is_empty() {
+        line = line.and(Style::Dim, format!("  {}", visible(&step.phase)));
+    }
+    if step.attempt > 1 {
+        line = line.and(Style::Notable, format!("  attempt {}", step.attempt));
+    }
+    line.and(Style::Dim, format!("  {}", duration(now_ms.saturating_sub(step.started_ms))))
+}
+
+/// `4s`, `1m05s`, `2h03m`.
+pub(super) fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// `1 host`, `2 hosts`.
+pub(super) fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

@@ -1,0 +1,21 @@
+//! A flake on this machine becomes a source: its tree as a NAR, and the git facts Nix sees.
+//!
+//! `flake_ref` reads what the user typed, `locate` finds the tree, `tree` lists its content, `pack` writes the
+//! NAR. Nothing here evaluates anything or talks to a daemon.
+
+mod caveat;
+mod directory;
+mod flake_ref;
+mod git;
+mod locate;
+mod objects;
+mod pack;
+mod packed;
+mod tree;
+mod work_tree;
+
+pub use flake_ref::{FlakeRef, FlakeRefError, Fragment, Scheme};
+pub use git::{Git, GitError};
+pub use locate::{LocateError, Location};
+pub use packed::{PackedSource, SourceError, pack_base, pack_current, sweep_spools};
+pub use pack::PackError;
