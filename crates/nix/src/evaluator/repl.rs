@@ -3,6 +3,8 @@
 //! Nix's read loop prints an error and goes on with the next line; that is all this relies on. Everything it
 //! is fed is one line, everything it answers is a trace message with a nonce.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::time::timeout;
 
@@ -54,6 +56,11 @@ impl ReplEvaluator {
     /// The co-process, while there is one.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().and_then(Process::id)
+    }
+
+    /// Changes how long one question may take from now on.
+    pub fn set_wall_limit(&mut self, limit: Duration) {
+        self.config.host_wall_limit = limit;
     }
 
     async fn launch(&self) -> Result<Process, EvalError> {

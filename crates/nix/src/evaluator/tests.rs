@@ -1,1 +1,6 @@
-//! placeholder
+//! Evaluators on real Nix, through a real proxy to a daemon of the test's own.
+
+pub(crate) mod bench;
+mod failures;
+mod identity;
+mod lifetime;
