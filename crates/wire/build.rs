@@ -6,8 +6,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["common", "runs", "workers", "chunks"].map(|name| root.join(format!("fleet/v1/{name}.proto")));
     println!("cargo::rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files.iter().filter(|f| f.exists()), [&root])?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

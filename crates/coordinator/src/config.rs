@@ -18,11 +18,7 @@ pub struct Config {
 impl Config {
     /// The defaults, with state in `state_dir`.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self {
-            state_dir,
-            fleet: FleetConfig::default(),
-            limits: StepLimits::default(),
-        }
+        Self { state_dir, fleet: FleetConfig::default(), limits: StepLimits::default() }
     }
 }
 
@@ -39,10 +35,6 @@ pub struct StepLimits {
 
 impl Default for StepLimits {
     fn default() -> Self {
-        Self {
-            timeout_s: 36_000,
-            max_silent_s: 3_600,
-            max_log_bytes: 64 << 20,
-        }
+        Self { timeout_s: 36_000, max_silent_s: 3_600, max_log_bytes: 64 << 20 }
     }
 }

@@ -8,8 +8,8 @@ use fleet_wire::v1;
 use fleet_wire::v1::run_event::Event;
 use tokio::sync::{broadcast, watch};
 
-/// Log messages a watcher may lag behind before it loses some.
-const LOG_BACKLOG: usize = 2048;
+/// Log messages a watcher may lag behind before it loses some. Most are a line, none is above 256 KiB.
+const LOG_BACKLOG: usize = 256;
 
 /// One run's events.
 #[derive(Debug)]
@@ -24,23 +24,14 @@ impl Feed {
     pub(crate) fn new() -> Self {
         let started = Instant::now();
         let (length, logs) = (watch::Sender::new(0), broadcast::Sender::new(LOG_BACKLOG));
-        Self {
-            started,
-            events: Mutex::default(),
-            length,
-            logs,
-        }
+        Self { started, events: Mutex::default(), length, logs }
     }
 
     /// Adds an event for everyone, now and later.
     pub(crate) fn push(&self, event: Event) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let sequence = events.len() as u64 + 1;
-        events.push(v1::RunEvent {
-            sequence,
-            at_ms: self.now_ms(),
-            event: Some(event),
-        });
+        events.push(v1::RunEvent { sequence, at_ms: self.now_ms(), event: Some(event) });
         self.length.send_replace(events.len());
     }
 
@@ -56,17 +47,19 @@ impl Feed {
         events.get(seen..).unwrap_or_default().to_vec()
     }
 
-    pub(crate) fn watch(&self) -> (watch::Receiver<usize>, broadcast::Receiver<v1::StepLog>) {
-        (self.length.subscribe(), self.logs.subscribe())
+    /// Changes with every event.
+    pub(crate) fn watch(&self) -> watch::Receiver<usize> {
+        self.length.subscribe()
+    }
+
+    /// Log lines from now on.
+    pub(crate) fn watch_logs(&self) -> broadcast::Receiver<v1::StepLog> {
+        self.logs.subscribe()
     }
 
     /// A log line as an event without a number.
     pub(crate) fn transient(&self, event: Event) -> v1::RunEvent {
-        v1::RunEvent {
-            sequence: 0,
-            at_ms: self.now_ms(),
-            event: Some(event),
-        }
+        v1::RunEvent { sequence: 0, at_ms: self.now_ms(), event: Some(event) }
     }
 
     fn now_ms(&self) -> u64 {

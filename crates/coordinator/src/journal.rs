@@ -37,21 +37,11 @@ pub(crate) enum Fact {
     /// A run began.
     RunSubmitted { run: String },
     /// A target ended; `drv` is where a person would look for a log.
-    TargetSettled {
-        run: String,
-        host: String,
-        side: String,
-        status: String,
-        drv: Option<String>,
-    },
+    TargetSettled { run: String, host: String, side: String, status: String, drv: Option<String> },
     /// An attempt began.
     AttemptStarted { drv: String, attempt: u32 },
     /// An attempt ended.
-    AttemptEnded {
-        drv: String,
-        attempt: u32,
-        status: String,
-    },
+    AttemptEnded { drv: String, attempt: u32, status: String },
     /// A run ended.
     RunFinished { run: String, outcome: String },
 }
@@ -62,15 +52,12 @@ impl Fact {
         Some(match record {
             Record::RunSubmitted { run } => Self::RunSubmitted { run: run_name(*run) },
             Record::TargetEvaluated { .. } => return None,
-            Record::AttemptStarted { drv, attempt, .. } => Self::AttemptStarted {
-                drv: drv.to_string(),
-                attempt: *attempt,
-            },
-            Record::AttemptEnded { drv, attempt, status } => Self::AttemptEnded {
-                drv: drv.to_string(),
-                attempt: *attempt,
-                status: format!("{status:?}"),
-            },
+            Record::AttemptStarted { drv, attempt, .. } => {
+                Self::AttemptStarted { drv: drv.to_string(), attempt: *attempt }
+            }
+            Record::AttemptEnded { drv, attempt, status } => {
+                Self::AttemptEnded { drv: drv.to_string(), attempt: *attempt, status: format!("{status:?}") }
+            }
             Record::TargetSettled { run, target, settled } => {
                 let failed = settled.failure.as_ref().and_then(|failure| failure.drv.as_ref());
                 Self::TargetSettled {
@@ -81,10 +68,9 @@ impl Fact {
                     drv: failed.or(settled.drv.as_ref()).map(ToString::to_string),
                 }
             }
-            Record::RunFinished { run, finished } => Self::RunFinished {
-                run: run_name(*run),
-                outcome: format!("{:?}", finished.outcome),
-            },
+            Record::RunFinished { run, finished } => {
+                Self::RunFinished { run: run_name(*run), outcome: format!("{:?}", finished.outcome) }
+            }
         })
     }
 }
@@ -101,11 +87,7 @@ impl FileJournal {
     pub(crate) fn open(directory: &Path, start: &str) -> Result<Self, JournalError> {
         let path = directory.join(format!("{start}.jsonl"));
         std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed("open", &path))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed("open", &path))?;
         for old in files(directory)?.iter().skip(KEPT_FILES) {
             std::fs::remove_file(old).map_err(failed("prune", old))?;
         }
@@ -136,10 +118,7 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<Fact>, JournalError> {
     for path in files(directory)? {
         let Ok(file) = File::open(&path) else { continue };
         // A torn last line is what a killed process leaves; it holds no finished fact.
-        let lines = BufReader::new(file)
-            .lines()
-            .map_while(Result::ok)
-            .filter(|line| line.len() < MAX_LINE);
+        let lines = BufReader::new(file).lines().map_while(Result::ok).filter(|line| line.len() < MAX_LINE);
         facts.extend(lines.filter_map(|line| serde_json::from_str::<Fact>(&line).ok()));
     }
     Ok(facts)
@@ -148,11 +127,8 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<Fact>, JournalError> {
 /// Newest first.
 fn files(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let entries = std::fs::read_dir(directory).map_err(failed("list", directory))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|x| x == "jsonl"))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "jsonl")).collect();
     files.sort_unstable_by(|a, b| b.cmp(a));
     Ok(files)
 }
@@ -171,10 +147,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let facts = [
             Fact::RunSubmitted { run: "r1".into() },
-            Fact::RunFinished {
-                run: "r1".into(),
-                outcome: "Succeeded".into(),
-            },
+            Fact::RunFinished { run: "r1".into(), outcome: "Succeeded".into() },
         ];
         let mut journal = FileJournal::open(directory.path(), "0001").expect("opens");
         journal.append(&facts).expect("appends");

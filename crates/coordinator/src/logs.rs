@@ -56,31 +56,14 @@ impl Logs {
                 write(&line);
             }
         });
-        Ok(Self {
-            directory,
-            running: HashMap::new(),
-            writer,
-        })
+        Ok(Self { directory, running: HashMap::new(), writer })
     }
 
     /// An attempt was leased.
     pub(crate) fn begin(&mut self, lease: LeaseId, drv: &DrvPath, attempt: u32) {
-        let started = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis());
-        let path = self
-            .directory
-            .join(drv.as_str())
-            .join(format!("{started:015}.{attempt}.log"));
-        self.running.insert(
-            (lease, drv.clone()),
-            Running {
-                path,
-                attempt,
-                tail: Vec::new(),
-                dropped: 0,
-            },
-        );
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let path = self.directory.join(drv.as_str()).join(format!("{started:015}.{attempt}.log"));
+        self.running.insert((lease, drv.clone()), Running { path, attempt, tail: Vec::new(), dropped: 0 });
     }
 
     /// An attempt said something. Answers which attempt, or nothing for an unknown lease.
@@ -95,10 +78,7 @@ impl Logs {
             bytes = format!("[fleet: {} bytes of log were dropped here]\n", running.dropped).into_bytes();
         }
         bytes.extend_from_slice(data);
-        match self.writer.try_send(Line {
-            path: running.path.clone(),
-            data: bytes,
-        }) {
+        match self.writer.try_send(Line { path: running.path.clone(), data: bytes }) {
             Ok(()) => running.dropped = 0,
             Err(_) => running.dropped += data.len(),
         }
@@ -129,23 +109,13 @@ pub(crate) fn kept(directory: &Path, drv: &str) -> Vec<KeptLog> {
     let Ok(entries) = std::fs::read_dir(directory.join(drv)) else {
         return Vec::new();
     };
-    let mut logs: Vec<KeptLog> = entries
-        .flatten()
-        .filter_map(|entry| kept_log(entry.path()))
-        .collect();
+    let mut logs: Vec<KeptLog> = entries.flatten().filter_map(|entry| kept_log(entry.path())).collect();
     logs.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     logs
 }
 
 fn kept_log(path: PathBuf) -> Option<KeptLog> {
-    let attempt = path
-        .file_name()?
-        .to_str()?
-        .strip_suffix(".log")?
-        .split_once('.')?
-        .1
-        .parse()
-        .ok()?;
+    let attempt = path.file_name()?.to_str()?.strip_suffix(".log")?.split_once('.')?.1.parse().ok()?;
     Some(KeptLog { path, attempt })
 }
 
@@ -154,12 +124,7 @@ fn write(line: &Line) {
         .path
         .parent()
         .map_or(Ok(()), std::fs::create_dir_all)
-        .and_then(|()| {
-            std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&line.path)
-        });
+        .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&line.path));
     if let Err(error) = opened.and_then(|mut file| file.write_all(&line.data)) {
         tracing::warn!(path = %line.path.display(), %error, "cannot keep a log");
     }
@@ -176,10 +141,7 @@ fn prune(directory: &Path) -> std::io::Result<()> {
     }
     derivations.sort_unstable();
     let excess = derivations.len() - KEPT_DERIVATIONS;
-    derivations
-        .into_iter()
-        .take(excess)
-        .try_for_each(|(_, path)| std::fs::remove_dir_all(path))
+    derivations.into_iter().take(excess).try_for_each(|(_, path)| std::fs::remove_dir_all(path))
 }
 
 #[cfg(test)]
@@ -200,12 +162,8 @@ mod tests {
         assert_eq!(logs.tail(lease, &drv).len(), TAIL);
         logs.end(lease, &drv);
         drop(logs);
-        let written = || {
-            kept(directory.path(), "a.drv")
-                .iter()
-                .map(|k| k.path.metadata().map_or(0, |m| m.len()))
-                .sum()
-        };
+        let size = |log: &KeptLog| log.path.metadata().map_or(0, |m| m.len());
+        let written = || kept(directory.path(), "a.drv").iter().map(size).sum::<u64>();
         while written() < 64 * 1024_u64 {
             tokio::task::yield_now().await;
         }

@@ -58,27 +58,16 @@ impl Coordinator {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let state = &config.state_dir;
         create_private(state)?;
-        let started = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis());
-        let journal = FileJournal::open(
-            &state.join("journal"),
-            &format!("{started:015}-{}", std::process::id()),
-        )?;
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        let journal =
+            FileJournal::open(&state.join("journal"), &format!("{started:015}-{}", std::process::id()))?;
         let logs_dir = state.join("logs");
-        let logs = Logs::open(logs_dir.clone()).map_err(|source| StartError::Directory {
-            path: logs_dir.display().to_string(),
-            source,
-        })?;
+        let logs = Logs::open(logs_dir.clone())
+            .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let chunks = ChunkStore::open(&state.join("objects"))?;
         let fleet = Fleet::new(config.fleet.clone());
         let (shell, feeds) = Shell::new(fleet, Box::new(journal), logs, config.limits).spawn();
-        Ok(Self {
-            shell,
-            feeds,
-            chunks,
-            config,
-        })
+        Ok(Self { shell, feeds, chunks, config })
     }
 
     /// Serves connections until `stop`; then open streams are cut.
@@ -99,12 +88,8 @@ impl Coordinator {
             logs_dir: self.config.state_dir.join("logs"),
             journal_dir: self.config.state_dir.join("journal"),
         };
-        let workers = WorkersService {
-            shell: self.shell.clone(),
-        };
-        let chunks = ChunksService {
-            store: self.chunks.clone(),
-        };
+        let workers = WorkersService { shell: self.shell.clone() };
+        let chunks = ChunksService { store: self.chunks.clone() };
         let server = Server::builder()
             .add_service(v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE))
             .add_service(
@@ -113,7 +98,7 @@ impl Coordinator {
             .add_service(v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_MESSAGE))
             .serve_with_incoming(incoming);
         tokio::select! {
-            served = server => served,
+            ended = server => ended,
             () = stop.cancelled() => Ok(()),
         }
     }
@@ -151,8 +136,5 @@ fn create_private(directory: &Path) -> Result<(), StartError> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|source| StartError::Directory {
-            path: directory.display().to_string(),
-            source,
-        })
+        .map_err(|source| StartError::Directory { path: directory.display().to_string(), source })
 }

@@ -41,11 +41,7 @@ pub(crate) enum Input {
     /// A client's withdrawal.
     Cancel(String, oneshot::Sender<Result<(), Status>>),
     /// A worker opened a session.
-    Join(
-        Box<v1::Hello>,
-        mpsc::Sender<ToWorker>,
-        oneshot::Sender<Result<(WorkerId, u64), Status>>,
-    ),
+    Join(Box<v1::Hello>, mpsc::Sender<ToWorker>, oneshot::Sender<Result<(WorkerId, u64), Status>>),
     /// A worker says something; an error ends its session.
     Said(WorkerId, FromWorker, oneshot::Sender<Result<(), Status>>),
     /// A worker's session ended.
@@ -81,7 +77,7 @@ impl std::fmt::Debug for Shell {
         f.debug_struct("Shell")
             .field("runs", &self.runs.len())
             .field("workers", &self.workers.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,9 +171,7 @@ impl Shell {
     }
 
     fn run_name(&self, run: RunId) -> String {
-        self.runs
-            .get(&run)
-            .map_or_else(|| run.to_string(), |state| state.name.clone())
+        self.runs.get(&run).map_or_else(|| run.to_string(), |state| state.name.clone())
     }
 
     fn notify(&mut self, run: RunId, notice: &Notice) {
@@ -196,11 +190,8 @@ impl Shell {
     /// Ends every watcher's wait when the shell cannot go on.
     fn fail_runs(&mut self, cause: &str) {
         for state in self.runs.values() {
-            let failure = v1::Failure {
-                code: "infrastructure".into(),
-                cause: cause.into(),
-                ..v1::Failure::default()
-            };
+            let failure =
+                v1::Failure { code: "infrastructure".into(), cause: cause.into(), ..v1::Failure::default() };
             let finished = v1::RunFinished {
                 outcome: v1::RunOutcome::Failed.into(),
                 failure: Some(failure),
@@ -218,11 +209,7 @@ impl Shell {
     fn next_due(&self) -> Duration {
         // Far enough for "no timer"; the loop then just goes round.
         const IDLE_MS: u64 = 3_600_000;
-        let wait = self
-            .timers
-            .keys()
-            .next()
-            .map_or(IDLE_MS, |(at, _)| at.since_ms(self.now()));
+        let wait = self.timers.keys().next().map_or(IDLE_MS, |(at, _)| at.since_ms(self.now()));
         Duration::from_millis(wait)
     }
 

@@ -85,10 +85,7 @@ pub enum ChunkError {
 pub fn cut(reader: impl Read) -> impl Iterator<Item = Result<RawChunk, ChunkError>> {
     StreamCDC::new(reader, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK).map(|piece| {
         let data = piece.map_err(ChunkError::Read)?.data;
-        Ok(RawChunk {
-            digest: Digest::of(&data),
-            data,
-        })
+        Ok(RawChunk { digest: Digest::of(&data), data })
     })
 }
 
@@ -96,10 +93,7 @@ pub fn cut(reader: impl Read) -> impl Iterator<Item = Result<RawChunk, ChunkErro
 pub fn seal_frame(chunk: &RawChunk) -> Result<Bytes, ChunkError> {
     zstd::bulk::compress(&chunk.data, LEVEL)
         .map(Bytes::from)
-        .map_err(|source| ChunkError::BadFrame {
-            digest: chunk.digest,
-            source,
-        })
+        .map_err(|source| ChunkError::BadFrame { digest: chunk.digest, source })
 }
 
 /// The bytes of a frame, checked against its name. Never allocates more than [`MAX_CHUNK`].
@@ -107,14 +101,7 @@ pub fn open_frame(digest: Digest, frame: &[u8]) -> Result<Vec<u8>, ChunkError> {
     let data =
         zstd::bulk::decompress(frame, MAX_CHUNK).map_err(|source| ChunkError::BadFrame { digest, source })?;
     let actual = Digest::of(&data);
-    if actual == digest {
-        Ok(data)
-    } else {
-        Err(ChunkError::Mismatch {
-            expected: digest,
-            actual,
-        })
-    }
+    if actual == digest { Ok(data) } else { Err(ChunkError::Mismatch { expected: digest, actual }) }
 }
 
 #[cfg(test)]
@@ -134,9 +121,7 @@ mod tests {
 
     #[test]
     fn cut_points_stay_where_they_are() {
-        let sizes: Vec<usize> = cut(&noise(3 << 20)[..])
-            .map(|c| c.expect("reads").data.len())
-            .collect();
+        let sizes: Vec<usize> = cut(&noise(3 << 20)[..]).map(|c| c.expect("reads").data.len()).collect();
         assert_eq!(sizes.iter().sum::<usize>(), 3 << 20);
         assert_eq!(sizes, GOLDEN);
     }
@@ -158,29 +143,17 @@ mod tests {
 
     #[test]
     fn a_frame_opens_only_under_its_own_name() {
-        let chunk = RawChunk {
-            digest: Digest::of(b"content"),
-            data: b"content".to_vec(),
-        };
+        let chunk = RawChunk { digest: Digest::of(b"content"), data: b"content".to_vec() };
         let frame = seal_frame(&chunk).expect("compresses");
         assert_eq!(open_frame(chunk.digest, &frame).expect("opens"), b"content");
         let other = Digest::of(b"other");
-        assert!(matches!(
-            open_frame(other, &frame),
-            Err(ChunkError::Mismatch { .. })
-        ));
-        assert!(matches!(
-            open_frame(chunk.digest, &frame[..5]),
-            Err(ChunkError::BadFrame { .. })
-        ));
+        assert!(matches!(open_frame(other, &frame), Err(ChunkError::Mismatch { .. })));
+        assert!(matches!(open_frame(chunk.digest, &frame[..5]), Err(ChunkError::BadFrame { .. })));
     }
 
     #[test]
     fn a_bomb_is_refused() {
         let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).expect("compresses");
-        assert!(matches!(
-            open_frame(Digest([0; 32]), &bomb),
-            Err(ChunkError::BadFrame { .. })
-        ));
+        assert!(matches!(open_frame(Digest([0; 32]), &bomb), Err(ChunkError::BadFrame { .. })));
     }
 }

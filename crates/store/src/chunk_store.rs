@@ -45,13 +45,9 @@ pub struct ChunkStore {
 impl ChunkStore {
     /// A store in a local directory, which is created.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(directory).map_err(|source| StoreError::Directory {
-            path: directory.display().to_string(),
-            source,
-        })?;
-        Ok(Self {
-            objects: Arc::new(LocalFileSystem::new_with_prefix(directory)?),
-        })
+        std::fs::create_dir_all(directory)
+            .map_err(|source| StoreError::Directory { path: directory.display().to_string(), source })?;
+        Ok(Self { objects: Arc::new(LocalFileSystem::new_with_prefix(directory)?) })
     }
 
     /// Those of `digests` that are absent, in their order.
@@ -63,11 +59,7 @@ impl ChunkStore {
                 Err(other) => Err(StoreError::from(other)),
             }
         });
-        absent
-            .buffered(PARALLEL)
-            .try_filter_map(|digest| async move { Ok(digest) })
-            .try_collect()
-            .await
+        absent.buffered(PARALLEL).try_filter_map(|digest| async move { Ok(digest) }).try_collect().await
     }
 
     /// Keeps a frame under its name, after checking that it holds what the name says.
@@ -103,25 +95,13 @@ mod tests {
     async fn a_chunk_is_kept_once_and_a_forged_one_never() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let store = ChunkStore::open(directory.path()).expect("opens");
-        let chunk = RawChunk {
-            digest: Digest::of(b"one"),
-            data: b"one".to_vec(),
-        };
+        let chunk = RawChunk { digest: Digest::of(b"one"), data: b"one".to_vec() };
         let frame = seal_frame(&chunk).expect("compresses");
         let forged = Digest::of(b"two");
         store.put(chunk.digest, frame.clone()).await.expect("stores");
-        store
-            .put(chunk.digest, frame.clone())
-            .await
-            .expect("again is fine");
-        assert!(matches!(
-            store.put(forged, frame.clone()).await,
-            Err(StoreError::Chunk(_))
-        ));
-        assert_eq!(
-            store.missing(vec![forged, chunk.digest]).await.expect("answers"),
-            vec![forged]
-        );
+        store.put(chunk.digest, frame.clone()).await.expect("again is fine");
+        assert!(matches!(store.put(forged, frame.clone()).await, Err(StoreError::Chunk(_))));
+        assert_eq!(store.missing(vec![forged, chunk.digest]).await.expect("answers"), vec![forged]);
         assert_eq!(store.get(chunk.digest).await.expect("reads"), frame);
         assert!(store.get(forged).await.is_err());
     }

@@ -45,10 +45,7 @@ pub fn host(host: v1::Host) -> Result<Host, WireError> {
     if host.name.len() > MAX_NAME {
         return Err(WireError::TooLarge("host.name"));
     }
-    Ok(Host {
-        kind: host_kind(host.kind)?,
-        name: host.name.into(),
-    })
+    Ok(Host { kind: host_kind(host.kind)?, name: host.name.into() })
 }
 
 fn hosts(list: Vec<v1::Host>) -> Result<Vec<Host>, WireError> {
@@ -61,10 +58,7 @@ fn hosts(list: Vec<v1::Host>) -> Result<Vec<Host>, WireError> {
 /// The name of a source.
 pub fn source_id(source: &v1::Source) -> Result<SourceId, WireError> {
     let bytes: &[u8] = &source.nar_hash;
-    bytes
-        .try_into()
-        .map(SourceId)
-        .map_err(|_| WireError::Invalid("source.nar_hash"))
+    bytes.try_into().map(SourceId).map_err(|_| WireError::Invalid("source.nar_hash"))
 }
 
 /// What a client asks for.
@@ -75,11 +69,7 @@ pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError>
         return Err(WireError::TooLarge("selection"));
     }
     let globs = |list: Vec<String>| list.into_iter().map(Arc::from).collect();
-    let mut kinds = selection
-        .kinds
-        .iter()
-        .map(|kind| host_kind(*kind))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut kinds = selection.kinds.iter().map(|kind| host_kind(*kind)).collect::<Result<Vec<_>, _>>()?;
     if kinds.is_empty() {
         kinds.push(HostKind::Nixos);
     }
@@ -88,16 +78,8 @@ pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError>
     Ok(RunRequest {
         before: request.before.as_ref().map(source_id).transpose()?,
         after: source_id(after)?,
-        selection: Selection {
-            hosts: globs(selection.hosts),
-            excludes: globs(selection.excludes),
-            kinds,
-        },
-        on_failure: if request.fail_fast {
-            OnFailure::FailFast
-        } else {
-            OnFailure::KeepGoing
-        },
+        selection: Selection { hosts: globs(selection.hosts), excludes: globs(selection.excludes), kinds },
+        on_failure: if request.fail_fast { OnFailure::FailFast } else { OnFailure::KeepGoing },
         goal: if request.dry_run { Goal::Plan } else { Goal::Build },
     })
 }
@@ -154,37 +136,20 @@ pub fn counts(counts: &v1::Counts) -> Counts {
 /// A finished discovery.
 pub fn discovered(worker: WorkerId, message: v1::HostsDiscovered) -> Result<Event, WireError> {
     let report = EvalReport::Discovered(hosts(message.hosts)?);
-    Ok(Event::EvalReported {
-        worker,
-        job: EvalJobId(message.job),
-        epoch: Epoch(message.epoch),
-        report,
-    })
+    Ok(Event::EvalReported { worker, job: EvalJobId(message.job), epoch: Epoch(message.epoch), report })
 }
 
 /// A host the evaluator turned to.
 pub fn host_started(worker: WorkerId, message: v1::HostStarted) -> Result<Event, WireError> {
     let report = EvalReport::HostStarted(host(message.host.ok_or(WireError::Missing("host"))?)?);
-    Ok(Event::EvalReported {
-        worker,
-        job: EvalJobId(message.job),
-        epoch: Epoch(message.epoch),
-        report,
-    })
+    Ok(Event::EvalReported { worker, job: EvalJobId(message.job), epoch: Epoch(message.epoch), report })
 }
 
 /// A finished eval job.
 pub fn eval_finished(worker: WorkerId, message: v1::EvalFinished) -> Result<Event, WireError> {
-    let report = EvalReport::Finished {
-        failure: message.failure.map(failure),
-        unstarted: hosts(message.unstarted)?,
-    };
-    Ok(Event::EvalReported {
-        worker,
-        job: EvalJobId(message.job),
-        epoch: Epoch(message.epoch),
-        report,
-    })
+    let report =
+        EvalReport::Finished { failure: message.failure.map(failure), unstarted: hosts(message.unstarted)? };
+    Ok(Event::EvalReported { worker, job: EvalJobId(message.job), epoch: Epoch(message.epoch), report })
 }
 
 /// One host's result, without the definitions of its steps: the coordinator adds them from the
@@ -196,22 +161,13 @@ pub fn host_evaluated(worker: WorkerId, message: v1::HostEvaluated) -> Result<Ev
         v1::host_evaluated::Result::Evaluated(evaluated) => Ok(Evaluated {
             drv: drv_path(evaluated.drv)?,
             toplevel: (!evaluated.output.is_empty()).then(|| evaluated.output.into()),
-            wanted: evaluated
-                .wanted
-                .into_iter()
-                .map(drv_path)
-                .collect::<Result<_, _>>()?,
+            wanted: evaluated.wanted.into_iter().map(drv_path).collect::<Result<_, _>>()?,
             new_steps: Vec::new(),
             substitutable_new: evaluated.substitutable_new,
         }),
     };
     let report = EvalReport::HostEvaluated { host, result };
-    Ok(Event::EvalReported {
-        worker,
-        job: EvalJobId(message.job),
-        epoch: Epoch(message.epoch),
-        report,
-    })
+    Ok(Event::EvalReported { worker, job: EvalJobId(message.job), epoch: Epoch(message.epoch), report })
 }
 
 fn drv_path(path: String) -> Result<DrvPath, WireError> {
@@ -224,39 +180,22 @@ fn drv_path(path: String) -> Result<DrvPath, WireError> {
 /// A running step.
 pub fn step_begun(worker: WorkerId, message: v1::StepBegun) -> Result<Event, WireError> {
     let (lease, epoch) = (LeaseId(message.lease), Epoch(message.epoch));
-    Ok(Event::StepReported {
-        worker,
-        lease,
-        epoch,
-        drv: drv_path(message.drv)?,
-        report: StepReport::Begun,
-    })
+    Ok(Event::StepReported { worker, lease, epoch, drv: drv_path(message.drv)?, report: StepReport::Begun })
 }
 
 /// A step's end; `detail` is the tail of its log.
 pub fn step_reported(
     worker: WorkerId,
     message: v1::StepReported,
-    detail: Arc<str>,
+    detail: &Arc<str>,
 ) -> Result<Event, WireError> {
     let drv = drv_path(message.drv)?;
-    let outputs = message
-        .outputs
-        .into_iter()
-        .map(|o| (Arc::from(o.name), OutputPath::from(o.path)))
-        .collect();
+    let outputs =
+        message.outputs.into_iter().map(|o| (Arc::from(o.name), OutputPath::from(o.path))).collect();
     let class = v1::OutcomeClass::try_from(message.outcome).map_err(|_| WireError::Invalid("outcome"))?;
     let failed = |class: FailureClass, code: FailureCode| {
         let cause = Arc::from(message.message.as_str());
-        StepOutcome::Failed(
-            class,
-            Failure {
-                code,
-                cause,
-                detail: detail.clone(),
-                drv: Some(drv.clone()),
-            },
-        )
+        StepOutcome::Failed(class, Failure { code, cause, detail: detail.clone(), drv: Some(drv.clone()) })
     };
     let outcome = match class {
         v1::OutcomeClass::Built => StepOutcome::Built(outputs),
@@ -272,10 +211,7 @@ pub fn step_reported(
         v1::OutcomeClass::Cancelled => failed(FailureClass::Cancelled, FailureCode::Cancelled),
         v1::OutcomeClass::Unspecified => return Err(WireError::Invalid("outcome")),
     };
-    let report = StepReport::Ended {
-        outcome,
-        duration_ms: message.duration_ms,
-    };
+    let report = StepReport::Ended { outcome, duration_ms: message.duration_ms };
     Ok(Event::StepReported {
         worker,
         lease: LeaseId(message.lease),
@@ -287,20 +223,11 @@ pub fn step_reported(
 
 /// A finished lease.
 pub fn lease_finished(worker: WorkerId, message: v1::LeaseFinished) -> Event {
-    Event::LeaseFinished {
-        worker,
-        lease: LeaseId(message.lease),
-        epoch: Epoch(message.epoch),
-    }
+    Event::LeaseFinished { worker, lease: LeaseId(message.lease), epoch: Epoch(message.epoch) }
 }
 
 /// The end of a realise job.
 pub fn realised(worker: WorkerId, message: v1::PathsRealised) -> Event {
     let result = message.failure.map_or(Ok(()), |failed| Err(failure(failed)));
-    Event::Realised {
-        worker,
-        job: RealiseJobId(message.job),
-        epoch: Epoch(message.epoch),
-        result,
-    }
+    Event::Realised { worker, job: RealiseJobId(message.job), epoch: Epoch(message.epoch), result }
 }

@@ -26,10 +26,7 @@ pub const FAILURE_CODES: [(FailureCode, &str); 12] = [
 
 /// The name of a failure code.
 pub fn failure_code(code: FailureCode) -> &'static str {
-    FAILURE_CODES
-        .iter()
-        .find(|(known, _)| *known == code)
-        .map_or("infrastructure", |(_, name)| name)
+    FAILURE_CODES.iter().find(|(known, _)| *known == code).map_or("infrastructure", |(_, name)| name)
 }
 
 /// Why something failed.
@@ -61,10 +58,7 @@ pub fn host_kind(kind: HostKind) -> v1::HostKind {
 
 /// A host.
 pub fn host(host: &Host) -> v1::Host {
-    v1::Host {
-        name: host.name.to_string(),
-        kind: host_kind(host.kind).into(),
-    }
+    v1::Host { name: host.name.to_string(), kind: host_kind(host.kind).into() }
 }
 
 /// How far a run is.
@@ -127,11 +121,7 @@ fn settled(target: &fleet_core::Target, settled: &Settled) -> v1::TargetSettled 
         side: side(target.side).into(),
         status: target_status(settled.status).into(),
         drv: settled.drv.as_ref().map(ToString::to_string).unwrap_or_default(),
-        toplevel: settled
-            .toplevel
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        toplevel: settled.toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),
         failure: settled.failure.as_ref().map(failure),
     }
 }
@@ -147,51 +137,35 @@ pub fn notice(notice: &Notice) -> Event {
             host: target.host.name.to_string(),
             side: side(target.side).into(),
         }),
-        Notice::TargetEvaluated {
-            target,
-            drv,
-            toplevel,
-            steps,
-        } => Event::TargetEvaluated(v1::TargetEvaluated {
-            host: target.host.name.to_string(),
-            side: side(target.side).into(),
-            drv: drv.to_string(),
-            toplevel: toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),
-            steps: *steps,
-        }),
+        Notice::TargetEvaluated { target, drv, toplevel, steps } => {
+            Event::TargetEvaluated(v1::TargetEvaluated {
+                host: target.host.name.to_string(),
+                side: side(target.side).into(),
+                drv: drv.to_string(),
+                toplevel: toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),
+                steps: *steps,
+            })
+        }
         Notice::TargetSettled { target, settled: how } => Event::TargetSettled(settled(target, how)),
-        Notice::StepStarted {
-            drv,
-            name,
-            system,
-            worker,
-            attempt,
-        } => Event::StepStarted(v1::StepStarted {
+        Notice::StepStarted { drv, name, system, worker, attempt } => Event::StepStarted(v1::StepStarted {
             drv: drv.to_string(),
             name: name.to_string(),
             system: system.to_string(),
             worker: worker.to_string(),
             attempt: *attempt,
         }),
-        Notice::StepFinished {
-            drv,
-            name,
-            status,
-            attempt,
-            duration_ms,
-            failure: why,
-        } => Event::StepFinished(v1::StepFinished {
-            drv: drv.to_string(),
-            name: name.to_string(),
-            status: step_status(*status).into(),
-            attempt: *attempt,
-            duration_ms: *duration_ms,
-            failure: why.as_ref().map(failure),
-        }),
+        Notice::StepFinished { drv, name, status, attempt, duration_ms, failure: why } => {
+            Event::StepFinished(v1::StepFinished {
+                drv: drv.to_string(),
+                name: name.to_string(),
+                status: step_status(*status).into(),
+                attempt: *attempt,
+                duration_ms: *duration_ms,
+                failure: why.as_ref().map(failure),
+            })
+        }
         Notice::Counts(now) => Event::Counts(counts(now)),
-        Notice::Message(text) => Event::Notice(v1::Notice {
-            text: text.to_string(),
-        }),
+        Notice::Message(text) => Event::Notice(v1::Notice { text: text.to_string() }),
         Notice::Finished(how) => Event::RunFinished(finished(how)),
     }
 }

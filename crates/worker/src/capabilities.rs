@@ -64,10 +64,7 @@ pub(crate) async fn ask(nix: &Path) -> Result<Capabilities, CapabilitiesError> {
         Err(CapabilitiesError::Failed { .. }) => show(nix, &["show-config"]).await?,
         other => other?,
     };
-    parse(&output).map_err(|source| CapabilitiesError::Unknown {
-        nix: nix.display().to_string(),
-        source,
-    })
+    parse(&output).map_err(|source| CapabilitiesError::Unknown { nix: nix.display().to_string(), source })
 }
 
 async fn show(nix: &Path, command: &[&str]) -> Result<Vec<u8>, CapabilitiesError> {
@@ -86,11 +83,7 @@ async fn show(nix: &Path, command: &[&str]) -> Result<Vec<u8>, CapabilitiesError
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let stderr = String::from_utf8_lossy(&output.stderr)
-        .trim()
-        .chars()
-        .take(2000)
-        .collect();
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().chars().take(2000).collect();
     Err(CapabilitiesError::Failed { nix: name(), stderr })
 }
 
@@ -102,10 +95,7 @@ fn parse(json: &[u8]) -> Result<Capabilities, serde_json::Error> {
             systems.push(system);
         }
     }
-    Ok(Capabilities {
-        systems,
-        features: shown.system_features.value,
-    })
+    Ok(Capabilities { systems, features: shown.system_features.value })
 }
 
 #[cfg(test)]

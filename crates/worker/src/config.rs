@@ -39,7 +39,7 @@ impl Config {
             nix: "nix".into(),
             slots: processors,
             eval_slots: (processors / 2).clamp(1, 4),
-            host_wall_limit: Duration::from_secs(30 * 60),
+            host_wall_limit: Duration::from_mins(30),
             imports: ImportPolicy::Allow,
         }
     }

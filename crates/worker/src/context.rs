@@ -33,8 +33,8 @@ pub(crate) struct Context {
     pub(crate) told: Mutex<HashMap<String, HashSet<StorePath>>>,
     pub(crate) outbox: Outbox,
     pub(crate) coordinator: Channel,
-    /// Holds the proxy's socket; removed when the session ends.
-    pub(crate) _runtime_dir: tempfile::TempDir,
+    /// Holds the proxy's socket and the evaluators' homes; removed when the session ends.
+    pub(crate) runtime_dir: tempfile::TempDir,
 }
 
 /// Messages on their way to the coordinator. Senders wait when it is full.
@@ -44,25 +44,16 @@ pub(crate) struct Outbox(pub(crate) mpsc::Sender<v1::WorkerMessage>);
 impl Outbox {
     /// Sends; a closed session loses the message, as everything else of it.
     pub(crate) async fn send(&self, message: Message) {
-        let _ = self
-            .0
-            .send(v1::WorkerMessage {
-                message: Some(message),
-            })
-            .await;
+        let _ = self.0.send(v1::WorkerMessage { message: Some(message) }).await;
     }
 
     /// Sends if there is room.
-    pub(crate) fn try_send(&self, message: Message) -> Result<(), Message> {
-        self.0
-            .try_send(v1::WorkerMessage {
-                message: Some(message),
-            })
-            .map_err(|error| {
-                let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
-                    error;
-                message.message.unwrap_or(Message::Heartbeat(v1::Heartbeat {}))
-            })
+    pub(crate) fn try_send(&self, message: Message) -> Result<(), Box<Message>> {
+        self.0.try_send(v1::WorkerMessage { message: Some(message) }).map_err(|error| {
+            let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
+                error;
+            Box::new(message.message.unwrap_or(Message::Heartbeat(v1::Heartbeat {})))
+        })
     }
 }
 
@@ -77,9 +68,5 @@ pub(crate) fn failure(code: &str, error: &dyn std::error::Error) -> v1::Failure 
         }
         source = deeper.source();
     }
-    v1::Failure {
-        code: code.to_owned(),
-        cause,
-        ..v1::Failure::default()
-    }
+    v1::Failure { code: code.to_owned(), cause, ..v1::Failure::default() }
 }

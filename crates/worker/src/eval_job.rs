@@ -1,11 +1,10 @@
 //! One eval job: bring the source, start an evaluator, take its hosts one at a time, report each. One host's
-//! failure is that host's; a dead or stuck evaluator ends the job with the rest unstarted.
+//! failure is that host's; what concerns the whole flake ends the job with the rest unstarted.
 
 use std::sync::Arc;
 
 use fleet_nix::evaluator::{
-    ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, ProcessEvaluator,
-    ReplEvaluator,
+    ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, start_evaluator,
 };
 use fleet_wire::v1;
 use fleet_wire::v1::eval_job::Task;
@@ -27,15 +26,7 @@ pub(crate) async fn run(context: Arc<Context>, job: v1::EvalJob) {
         Ok(unstarted) => (None, unstarted),
         Err((failure, unstarted)) => (Some(failure), unstarted),
     };
-    context
-        .outbox
-        .send(Message::EvalFinished(v1::EvalFinished {
-            job: id,
-            epoch,
-            failure,
-            unstarted,
-        }))
-        .await;
+    context.outbox.send(Message::EvalFinished(v1::EvalFinished { job: id, epoch, failure, unstarted })).await;
 }
 
 type Ended = Result<Vec<v1::Host>, (v1::Failure, Vec<v1::Host>)>;
@@ -47,29 +38,16 @@ async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
     };
     let no_source = |cause: &dyn std::error::Error| (failure("no_source", cause), hosts.clone());
     let source = job.source.as_ref().ok_or_else(|| no_source(&std::fmt::Error))?;
-    let source = source::import(context, source)
-        .await
-        .map_err(|error| no_source(&error))?;
-    let mut evaluator = start(context, &source)
-        .await
-        .map_err(|error| (eval_failure(&error), hosts.clone()))?;
+    let source = source::import(context, source).await.map_err(|error| no_source(&error))?;
+    let mut evaluator =
+        start(context, &source).await.map_err(|error| (eval_failure(&error), hosts.clone()))?;
     match job.task {
         Some(Task::Discover(discover)) => {
-            let kinds: Vec<_> = discover
-                .kinds
-                .iter()
-                .filter_map(|kind| kind_from(*kind))
-                .collect();
-            let found = evaluator
-                .discover(&kinds)
-                .await
-                .map_err(|error| (eval_failure(&error), Vec::new()))?;
+            let kinds: Vec<_> = discover.kinds.iter().filter_map(|kind| kind_from(*kind)).collect();
+            let found =
+                evaluator.discover(&kinds).await.map_err(|error| (eval_failure(&error), Vec::new()))?;
             let hosts = found.iter().map(host_to).collect();
-            let found = v1::HostsDiscovered {
-                job: job.job,
-                epoch: job.epoch,
-                hosts,
-            };
+            let found = v1::HostsDiscovered { job: job.job, epoch: job.epoch, hosts };
             context.outbox.send(Message::HostsDiscovered(found)).await;
             Ok(Vec::new())
         }
@@ -79,18 +57,12 @@ async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
 }
 
 async fn start(context: &Context, source: &FlakeSource) -> Result<Box<dyn Evaluator>, EvalError> {
-    let config = EvaluatorConfig {
-        nix: context.config.nix.clone(),
-        store_uri: context.proxy.store_uri(),
-        cache: context.config.cache_dir.join("evaluator"),
-        host_wall_limit: context.config.host_wall_limit,
-        ..EvaluatorConfig::default()
-    };
-    match ReplEvaluator::start(&config, source).await {
-        Ok(evaluator) => Ok(Box::new(evaluator)),
-        Err(EvalError::Unsuitable { .. }) => Ok(Box::new(ProcessEvaluator::start(&config, source).await?)),
-        Err(other) => Err(other),
-    }
+    let (nix, cache) = (context.config.nix.clone(), context.config.cache_dir.join("evaluator"));
+    let home = context.runtime_dir.path().join("homes");
+    let mut config = EvaluatorConfig::new(nix, context.proxy.store_uri(), home, cache);
+    config.store_dir = context.store_dir.clone();
+    config.host_wall_limit = context.config.host_wall_limit;
+    start_evaluator(&config, source).await
 }
 
 async fn each_host(
@@ -104,32 +76,20 @@ async fn each_host(
         let Some(kind) = kind_from(host.kind) else {
             continue;
         };
-        let started = v1::HostStarted {
-            job,
-            epoch,
-            host: Some(host.clone()),
-        };
+        let started = v1::HostStarted { job, epoch, host: Some(host.clone()) };
         context.outbox.send(Message::HostStarted(started)).await;
-        let attr = HostAttr {
-            kind,
-            name: host.name.clone(),
-        };
+        let attr = HostAttr { kind, name: host.name.clone() };
         let (result, over) = match evaluator.evaluate(&attr).await {
             Ok(toplevel) => (plan(context, &toplevel).await, false),
             Err(error) => {
-                let over = !matches!(error, EvalError::Host { .. });
+                let over = !matches!(error, EvalError::Host { .. }) && !error.lost_process();
                 (v1::host_evaluated::Result::Failure(eval_failure(&error)), over)
             }
         };
-        let evaluated = v1::HostEvaluated {
-            job,
-            epoch,
-            host: Some(host),
-            result: Some(result),
-        };
+        let evaluated = v1::HostEvaluated { job, epoch, host: Some(host), result: Some(result) };
         context.outbox.send(Message::HostEvaluated(evaluated)).await;
         if over {
-            // The evaluator is gone; the host that was on it has its failure, the others deserve another.
+            // The flake as a whole, or this machine: what is left may fare better with another job.
             return Ok(hosts.collect());
         }
     }
@@ -143,12 +103,8 @@ async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v
             send_derivations(context, plan.news).await;
             v1::host_evaluated::Result::Evaluated(v1::Evaluated {
                 drv: toplevel.drv.to_string(),
-                output_name: toplevel.output_name.to_string(),
-                output: toplevel
-                    .output
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
+                output_name: toplevel.output_name.clone(),
+                output: toplevel.output.as_ref().map(ToString::to_string).unwrap_or_default(),
                 wanted: plan.wanted.iter().map(ToString::to_string).collect(),
                 substitutable_new: plan.substitutable_new,
             })
@@ -165,38 +121,23 @@ async fn send_derivations(context: &Context, derivations: Vec<v1::Derivation>) {
         batch.push(derivation);
         if size > DERIVATIONS_PER_MESSAGE {
             let derivations = std::mem::take(&mut batch);
-            context
-                .outbox
-                .send(Message::DerivationsSeen(v1::DerivationsSeen { derivations }))
-                .await;
+            context.outbox.send(Message::DerivationsSeen(v1::DerivationsSeen { derivations })).await;
             size = 0;
         }
     }
     if !batch.is_empty() {
-        context
-            .outbox
-            .send(Message::DerivationsSeen(v1::DerivationsSeen {
-                derivations: batch,
-            }))
-            .await;
+        context.outbox.send(Message::DerivationsSeen(v1::DerivationsSeen { derivations: batch })).await;
     }
 }
 
 fn eval_failure(error: &EvalError) -> v1::Failure {
-    let (code, cause, trace) = match error {
-        EvalError::Host { cause, trace } | EvalError::Flake { cause, trace } => {
-            ("eval_failed", cause, trace.as_str())
-        }
-        EvalError::Died { cause } => ("eval_died", cause, ""),
-        other => return failure("eval_died", other),
+    let (code, cause) = match error {
+        EvalError::Host { cause, .. } => ("eval_failed", cause.clone()),
+        EvalError::Flake { .. } => ("eval_failed", error.to_string()),
+        other => ("eval_died", other.to_string()),
     };
-    let detail = trace.chars().take(MAX_TRACE / 4).collect();
-    v1::Failure {
-        code: code.to_owned(),
-        cause: cause.clone(),
-        detail,
-        drv: String::new(),
-    }
+    let detail = error.trace().unwrap_or_default().chars().take(MAX_TRACE / 4).collect();
+    v1::Failure { code: code.to_owned(), cause, detail, drv: String::new() }
 }
 
 fn kind_from(kind: i32) -> Option<ConfigurationKind> {
@@ -214,8 +155,5 @@ fn host_to(host: &HostAttr) -> v1::Host {
         ConfigurationKind::Darwin => v1::HostKind::Darwin,
         ConfigurationKind::Home => v1::HostKind::Home,
     };
-    v1::Host {
-        name: host.name.clone(),
-        kind: kind.into(),
-    }
+    v1::Host { name: host.name.clone(), kind: kind.into() }
 }

@@ -1,82 +1,68 @@
-//! Connections to build on: one for each lease that runs, kept for the next one. A connection that saw an error
-//! or a cancellation is dropped, which is also what ends its build.
+//! Connections to work on: one for each lease or realise job that runs, kept for the next one. A connection that
+//! saw an error or a cancellation is dropped, which is also what ends its build.
 
 use std::sync::{Mutex, PoisonError};
 
-use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings, Trust};
+use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings};
 
-/// Idle build connections.
+/// Idle connections.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     address: DaemonAddress,
     idle: Mutex<Vec<Lane>>,
 }
 
-/// One build connection and the limits it was last given.
+/// One connection and what it was last set to.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) daemon: Daemon,
-    limits: Option<Limits>,
+    purpose: Purpose,
 }
 
-/// What the daemon enforces for a step.
+/// What a connection is for, and the limits the daemon enforces on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    pub(crate) timeout_s: u32,
-    pub(crate) max_silent_s: u32,
+pub(crate) enum Purpose {
+    /// Steps whose inputs are valid.
+    Build { timeout_s: u32, max_silent_s: u32 },
+    /// Making paths valid that a substituter serves.
+    Substitute,
 }
 
 impl Lanes {
     pub(crate) fn new(address: DaemonAddress) -> Self {
-        Self {
-            address,
-            idle: Mutex::default(),
-        }
+        Self { address, idle: Mutex::default() }
     }
 
-    /// A connection with these limits set.
-    pub(crate) async fn take(&self, limits: Limits) -> Result<Lane, DaemonError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut lane = match idle {
-            Some(lane) => lane,
-            None => Lane {
-                daemon: Daemon::connect(&self.address).await?,
-                limits: None,
-            },
-        };
-        if lane.limits != Some(limits) {
-            let settings = settings(limits, lane.daemon.trust());
-            lane.daemon.set_options(&settings).await?;
-            lane.limits = Some(limits);
+    /// A connection set to a purpose.
+    pub(crate) async fn take(&self, purpose: Purpose) -> Result<Lane, DaemonError> {
+        if let Some(lane) = self.take_idle(purpose) {
+            return Ok(lane);
         }
-        Ok(lane)
+        let mut daemon = Daemon::connect(&self.address).await?;
+        let settings = settings(purpose, &daemon);
+        daemon.set_options(&settings).await?;
+        Ok(Lane { daemon, purpose })
     }
 
-    /// Keeps a connection whose last operation ended well. There are never more than slots.
+    /// Keeps a connection whose last operation ended well. There are never more than jobs at a time.
     pub(crate) fn give_back(&self, lane: Lane) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(lane);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    }
+
+    fn take_idle(&self, purpose: Purpose) -> Option<Lane> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = idle.iter().position(|lane| lane.purpose == purpose)?;
+        Some(idle.swap_remove(position))
     }
 }
 
-/// Builds here and now: no build hook, no remote builders; a daemon that does not trust us keeps its own.
-fn settings(limits: Limits, trust: Trust) -> Settings {
-    let mut settings = Settings {
-        timeout_s: limits.timeout_s.into(),
-        max_silent_s: limits.max_silent_s.into(),
-        max_jobs: 1,
-        use_substitutes: true,
-        ..Settings::default()
-    };
-    if trust == Trust::Trusted {
-        for name in ["build-hook", "builders"] {
-            settings.overrides.insert(name.to_owned(), String::new());
-        }
-        settings
-            .overrides
-            .insert("narinfo-cache-negative-ttl".to_owned(), "0".to_owned());
+fn settings(purpose: Purpose, daemon: &Daemon) -> Settings {
+    match purpose {
+        Purpose::Substitute => Settings::for_substituting(daemon.trust()),
+        Purpose::Build { timeout_s, max_silent_s } => Settings {
+            timeout_s: timeout_s.into(),
+            max_silent_s: max_silent_s.into(),
+            ..Settings::for_building(daemon.trust())
+        },
     }
-    settings
 }

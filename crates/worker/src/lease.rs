@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fleet_nix::daemon::{BuildVerdict, Daemon, DaemonError, Substitute, Trust};
+use fleet_nix::daemon::{BuildResult, BuildVerdict, DaemonError, Substitute, Trust, ignore};
 use fleet_nix::derivation::{BasicDerivation, DerivationError};
 use fleet_nix::store_path::{StorePath, StorePathError};
 use fleet_nix::{DerivedPath, OutputSet};
@@ -15,7 +15,7 @@ use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 
 use crate::context::Context;
-use crate::lane::{Lane, Limits};
+use crate::lane::{Lane, Purpose};
 use crate::step_log::StepLog;
 
 #[derive(Debug, Error)]
@@ -28,6 +28,8 @@ enum StepError {
     Daemon(#[from] DaemonError),
     #[error("input {path} is not valid here and cannot be substituted: {cause}")]
     InputMissing { path: String, cause: String },
+    #[error("the Nix daemon gave no result")]
+    NoResult,
 }
 
 /// How an attempt ended.
@@ -49,11 +51,7 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
                     _ => OutcomeClass::Infrastructure,
                 };
                 let message = crate::context::failure("", &error).cause;
-                Outcome {
-                    class,
-                    message,
-                    outputs: Vec::new(),
-                }
+                Outcome { class, message, outputs: Vec::new() }
             }
         };
         let reported = v1::StepReported {
@@ -67,32 +65,18 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
         };
         context.outbox.send(Message::StepReported(reported)).await;
     }
-    let finished = v1::LeaseFinished {
-        lease: lease.lease,
-        epoch: lease.epoch,
-    };
+    let finished = v1::LeaseFinished { lease: lease.lease, epoch: lease.epoch };
     context.outbox.send(Message::LeaseFinished(finished)).await;
 }
 
 async fn execute(context: &Context, lease: &v1::Lease, work: &v1::StepWork) -> Result<Outcome, StepError> {
     let drv: StorePath = work.drv.parse()?;
-    let inputs = work
-        .inputs
-        .iter()
-        .map(|path| path.parse())
-        .collect::<Result<BTreeSet<StorePath>, _>>()?;
+    let inputs = work.inputs.iter().map(|path| path.parse()).collect::<Result<BTreeSet<StorePath>, _>>()?;
     context.roots.hold(inputs.iter().chain([&drv])).await?;
-    let limits = Limits {
-        timeout_s: work.timeout_s,
-        max_silent_s: work.max_silent_s,
-    };
-    let mut lane = context.lanes.take(limits).await?;
-    make_valid(&mut lane.daemon, context, &inputs).await?;
-    let begun = v1::StepBegun {
-        lease: lease.lease,
-        epoch: lease.epoch,
-        drv: work.drv.clone(),
-    };
+    let purpose = Purpose::Build { timeout_s: work.timeout_s, max_silent_s: work.max_silent_s };
+    let mut lane = context.lanes.take(purpose).await?;
+    make_valid(context, &mut lane, &inputs).await?;
+    let begun = v1::StepBegun { lease: lease.lease, epoch: lease.epoch, drv: work.drv.clone() };
     context.outbox.send(Message::StepBegun(begun)).await;
     let mut log = StepLog::new(context.outbox.clone(), lease, work);
     let built = build(context, &mut lane, &drv, work, &mut log).await;
@@ -108,13 +92,9 @@ async fn execute(context: &Context, lease: &v1::Lease, work: &v1::StepWork) -> R
             message: format!("its log is longer than {} bytes", work.max_log_bytes),
             outputs: Vec::new(),
         }),
-        Err(StepError::Daemon(DaemonError::Remote(remote))) => {
-            let class = class(&BuildVerdict::of_error(&remote));
-            Ok(Outcome {
-                class,
-                message: remote.to_string(),
-                outputs: Vec::new(),
-            })
+        Err(StepError::Daemon(error)) if error.remote().is_some() => {
+            let class = class(BuildVerdict::of_error(&error));
+            Ok(Outcome { class, message: error.to_string(), outputs: Vec::new() })
         }
         Err(other) => Err(other),
     }
@@ -122,33 +102,26 @@ async fn execute(context: &Context, lease: &v1::Lease, work: &v1::StepWork) -> R
 
 /// Substitutes those of `inputs` that are absent.
 async fn make_valid(
-    daemon: &mut Daemon,
     context: &Context,
+    lane: &mut Lane,
     inputs: &BTreeSet<StorePath>,
 ) -> Result<(), StepError> {
-    let valid = daemon.query_valid_paths(inputs, Substitute::No).await?;
-    let absent: Vec<_> = inputs
-        .difference(&valid)
-        .cloned()
-        .map(DerivedPath::Opaque)
-        .collect();
+    let valid = lane.daemon.query_valid_paths(inputs, Substitute::No).await?;
+    let absent: Vec<_> = inputs.difference(&valid).cloned().map(DerivedPath::Opaque).collect();
     if absent.is_empty() {
         return Ok(());
     }
-    let results = daemon
-        .build_paths_with_results(&absent, &mut |_| std::ops::ControlFlow::Continue(()))
-        .await?;
-    for (path, result) in results {
-        if !result.status.is_success() {
-            let DerivedPath::Opaque(path) = path else { continue };
+    let mut substituter = context.lanes.take(Purpose::Substitute).await?;
+    let results = substituter.daemon.build_paths_with_results(&absent, &mut ignore).await?;
+    context.lanes.give_back(substituter);
+    match results.into_iter().find(|(_, result)| !result.status.is_success()) {
+        Some((path, result)) => {
+            let (DerivedPath::Opaque(path) | DerivedPath::Built { drv: path, .. }) = path;
             let path = context.store_dir.print(&path);
-            return Err(StepError::InputMissing {
-                path,
-                cause: result.error_message,
-            });
+            Err(StepError::InputMissing { path, cause: result.error_message })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 async fn build(
@@ -158,60 +131,51 @@ async fn build(
     work: &v1::StepWork,
     log: &mut StepLog,
 ) -> Result<Outcome, StepError> {
-    let mut observe = |event| log.observe(event);
-    let result = if context.trust == Trust::Trusted && !work.basic_derivation.is_empty() {
+    let mut result = None;
+    if context.trust != Trust::NotTrusted && !work.basic_derivation.is_empty() {
         let name = drv.derivation_name().unwrap_or(drv.name());
         let basic = BasicDerivation::parse(&context.store_dir, name, &work.basic_derivation)?;
-        lane.daemon.build_derivation(drv, &basic, &mut observe).await?
-    } else {
-        // A daemon that does not trust us builds only what it can check: the .drv in its own store.
-        let goal = DerivedPath::Built {
-            drv: drv.clone(),
-            outputs: OutputSet::All,
+        let built = lane.daemon.build_derivation(drv, &basic, &mut |event| log.observe(event)).await;
+        result = match built {
+            Err(error) if BuildVerdict::of_error(&error) == BuildVerdict::NotTrusted => None,
+            other => Some(other?),
         };
-        let mut results = lane
-            .daemon
-            .build_paths_with_results(&[goal], &mut observe)
-            .await?;
-        let Some((_, result)) = results.pop() else {
-            let message = "the Nix daemon gave no result".to_owned();
-            return Ok(Outcome {
-                class: OutcomeClass::Infrastructure,
-                message,
-                outputs: Vec::new(),
-            });
-        };
-        result
+    }
+    let result = match result {
+        Some(result) => result,
+        None => build_from_store(lane, drv, log).await?,
     };
-    let verdict = result.verdict();
-    let outputs: Vec<_> = result
-        .built_outputs
-        .iter()
-        .map(|(name, path)| v1::BuiltOutput {
-            name: name.to_string(),
-            path: path.to_string(),
-        })
+    let verdict = BuildVerdict::of_result(result.status, &result.error_message);
+    context.roots.hold(result.built_outputs.values()).await?;
+    let outputs = result.built_outputs.iter();
+    let outputs = outputs
+        .map(|(name, path)| v1::BuiltOutput { name: name.to_string(), path: path.to_string() })
         .collect();
-    let paths: Vec<StorePath> = result.built_outputs.values().cloned().collect();
-    context.roots.hold(&paths).await?;
-    Ok(Outcome {
-        class: class(&verdict),
-        message: result.error_message,
-        outputs,
-    })
+    Ok(Outcome { class: class(verdict), outputs, message: result.error_message })
 }
 
-fn class(verdict: &BuildVerdict) -> OutcomeClass {
+/// A daemon that does not trust us builds only what it can check: the .drv in its own store.
+async fn build_from_store(
+    lane: &mut Lane,
+    drv: &StorePath,
+    log: &mut StepLog,
+) -> Result<BuildResult, StepError> {
+    let goal = DerivedPath::Built { drv: drv.clone(), outputs: OutputSet::All };
+    let results = lane.daemon.build_paths_with_results(&[goal], &mut |event| log.observe(event)).await?;
+    results.into_iter().next().map(|(_, result)| result).ok_or(StepError::NoResult)
+}
+
+fn class(verdict: BuildVerdict) -> OutcomeClass {
     match verdict {
-        BuildVerdict::Built => OutcomeClass::Built,
+        BuildVerdict::Built | BuildVerdict::Substituted => OutcomeClass::Built,
         BuildVerdict::AlreadyValid => OutcomeClass::AlreadyValid,
         BuildVerdict::BuildFailed => OutcomeClass::BuildFailed,
         BuildVerdict::TimedOut => OutcomeClass::TimedOut,
         BuildVerdict::LogLimit => OutcomeClass::LogLimit,
         BuildVerdict::OutputRejected => OutcomeClass::OutputRejected,
         BuildVerdict::Transient => OutcomeClass::Transient,
-        BuildVerdict::Infrastructure => OutcomeClass::Infrastructure,
-        BuildVerdict::Placement => OutcomeClass::Placement,
+        BuildVerdict::Infrastructure | BuildVerdict::Cancelled => OutcomeClass::Infrastructure,
+        BuildVerdict::Placement | BuildVerdict::NotTrusted => OutcomeClass::Placement,
         BuildVerdict::InputMissing => OutcomeClass::InputMissing,
     }
 }

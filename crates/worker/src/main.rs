@@ -42,10 +42,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,9 +83,7 @@ async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
     // The address is never looked at.
-    Endpoint::from_static("http://coordinator")
-        .connect_with_connector(connector)
-        .await
+    Endpoint::from_static("http://coordinator").connect_with_connector(connector).await
 }
 
 async fn stop_on_signal(stop: CancellationToken) {

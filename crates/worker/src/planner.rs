@@ -4,18 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use fleet_nix::daemon::{Daemon, DaemonError, Settings, Trust};
-use fleet_nix::derivation::{Derivation, DerivationError};
+use fleet_nix::daemon::{Daemon, DaemonError, Settings};
+use fleet_nix::derivation::{Derivation, DerivationError, MAX_DERIVATION_LEN};
 use fleet_nix::evaluator::Toplevel;
-use fleet_nix::nar::{NarError, single_file};
+use fleet_nix::nar::{NarEvent, NarReadError, read_nar};
 use fleet_nix::proxy::StoreProxy;
-use fleet_nix::store_path::{OutputName, StoreDir, StorePath};
+use fleet_nix::store_path::{OutputName, StoreDir, StorePath, StorePathError};
 use fleet_nix::{DerivedPath, OutputSet};
 use fleet_wire::v1;
 use thiserror::Error;
-
-/// Largest derivation file, bytes.
-const MAX_DERIVATION: usize = 64 << 20;
 
 /// Why it cannot be said what must be built.
 #[derive(Debug, Error)]
@@ -25,7 +22,11 @@ pub(crate) enum PlanError {
     #[error("the Nix daemon does not know {0} any more: was it garbage-collected?")]
     Vanished(String),
     #[error("derivation {0} cannot be read")]
-    Archive(String, #[source] NarError),
+    Archive(String, #[source] NarReadError),
+    #[error("derivation {0} is not a file of at most {MAX_DERIVATION_LEN} bytes")]
+    NotAFile(String),
+    #[error("the evaluator named output {0:?}, which is no output name")]
+    OutputName(String, #[source] StorePathError),
     #[error("derivation {0} cannot be parsed")]
     Parse(String, #[source] DerivationError),
     #[error("derivation {drv} has no output {output}")]
@@ -61,44 +62,24 @@ struct Known {
 impl Planner {
     /// A planner on a connection of its own.
     pub(crate) async fn new(mut daemon: Daemon, store_dir: StoreDir) -> Result<Self, DaemonError> {
-        let mut settings = Settings {
-            use_substitutes: true,
-            ..Settings::default()
-        };
-        if daemon.trust() == Trust::Trusted {
-            for (name, value) in [
-                ("always-allow-substitutes", "true"),
-                ("narinfo-cache-negative-ttl", "0"),
-            ] {
-                settings.overrides.insert(name.to_owned(), value.to_owned());
-            }
-        }
-        daemon.set_options(&settings).await?;
+        daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
         let (known, told, counted) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Ok(Self {
-            daemon,
-            store_dir,
-            known,
-            told,
-            counted,
-        })
+        Ok(Self { daemon, store_dir, known, told, counted })
     }
 
     /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it.
     pub(crate) async fn plan(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
-        let outputs = OutputSet::Names(BTreeSet::from([toplevel.output_name.clone()]));
-        let goal = DerivedPath::Built {
-            drv: toplevel.drv.clone(),
-            outputs,
-        };
+        let output_name: OutputName = toplevel
+            .output_name
+            .parse()
+            .map_err(|error| PlanError::OutputName(toplevel.output_name.clone(), error))?;
+        let outputs = OutputSet::Names(BTreeSet::from([output_name]));
+        let goal = DerivedPath::Built { drv: toplevel.drv.clone(), outputs };
         let missing = self.daemon.query_missing(&[goal]).await?;
         if let Some(unknown) = missing.unknown.first() {
             return Err(PlanError::Vanished(self.store_dir.print(unknown)));
         }
-        let mut plan = Plan {
-            wanted: self.ordered(proxy, &missing.will_build).await?,
-            ..Plan::default()
-        };
+        let mut plan = Plan { wanted: self.ordered(proxy, &missing.will_build).await?, ..Plan::default() };
         for drv in &plan.wanted {
             if !self.told.contains(drv) {
                 let news = self.describe(proxy, drv, &missing.will_build).await?;
@@ -106,11 +87,8 @@ impl Planner {
                 self.told.insert(drv.clone());
             }
         }
-        let fresh = missing
-            .will_substitute
-            .into_iter()
-            .filter(|path| self.counted.insert(path.clone()))
-            .count();
+        let fresh =
+            missing.will_substitute.into_iter().filter(|path| self.counted.insert(path.clone())).count();
         plan.substitutable_new = u32::try_from(fresh).unwrap_or(u32::MAX);
         Ok(plan)
     }
@@ -132,10 +110,7 @@ impl Planner {
                     let inputs = self.know(proxy, &drv).await?.inputs.clone();
                     stack.push((drv, true));
                     stack.extend(
-                        inputs
-                            .into_iter()
-                            .filter(|i| wanted.contains(i))
-                            .map(|input| (input, false)),
+                        inputs.into_iter().filter(|i| wanted.contains(i)).map(|input| (input, false)),
                     );
                 }
             }
@@ -152,11 +127,7 @@ impl Planner {
         let aterm = self.aterm(proxy, drv).await?;
         let derivation = self.parse(drv, &aterm)?;
         let mut inputs = Vec::new();
-        for (input, outputs) in derivation
-            .input_drvs
-            .iter()
-            .filter(|(input, _)| !wanted.contains(*input))
-        {
+        for (input, outputs) in derivation.input_drvs.iter().filter(|(input, _)| !wanted.contains(*input)) {
             for name in outputs {
                 let output = self.output(proxy, input, name).await?;
                 inputs.push(v1::ResolvedInput {
@@ -166,18 +137,9 @@ impl Planner {
                 });
             }
         }
-        let references: BTreeSet<_> = derivation
-            .input_drvs
-            .keys()
-            .chain(&derivation.input_srcs)
-            .collect();
+        let references: BTreeSet<_> = derivation.input_drvs.keys().chain(&derivation.input_srcs).collect();
         let references = references.into_iter().map(ToString::to_string).collect();
-        Ok(v1::Derivation {
-            drv: drv.to_string(),
-            aterm,
-            references,
-            inputs,
-        })
+        Ok(v1::Derivation { drv: drv.to_string(), aterm, references, inputs })
     }
 
     /// Where an output of a derivation that need not be built is.
@@ -187,37 +149,22 @@ impl Planner {
         drv: &StorePath,
         name: &OutputName,
     ) -> Result<StorePath, PlanError> {
-        let no_output = || PlanError::NoOutput {
-            drv: drv.to_string(),
-            output: name.to_string(),
-        };
-        match self
-            .know(proxy, drv)
-            .await?
-            .outputs
-            .get(name)
-            .ok_or_else(no_output)?
-        {
-            Some(path) => Ok(path.clone()),
-            None => {
-                let outputs = self.daemon.query_derivation_output_map(drv).await?;
-                outputs.get(name).cloned().flatten().ok_or_else(no_output)
-            }
+        let no_output = || PlanError::NoOutput { drv: drv.to_string(), output: name.to_string() };
+        let known = self.know(proxy, drv).await?.outputs.get(name).ok_or_else(no_output)?;
+        if let Some(path) = known {
+            return Ok(path.clone());
         }
+        let outputs = self.daemon.query_derivation_output_map(drv).await?;
+        outputs.get(name).cloned().flatten().ok_or_else(no_output)
     }
 
     async fn know(&mut self, proxy: &StoreProxy, drv: &StorePath) -> Result<&Known, PlanError> {
         if !self.known.contains_key(drv) {
             let aterm = self.aterm(proxy, drv).await?;
             let derivation = self.parse(drv, &aterm)?;
-            let paths = derivation
-                .outputs
-                .keys()
-                .map(|n| (n.clone(), derivation.output_path(n).cloned()));
-            let known = Known {
-                outputs: paths.collect(),
-                inputs: derivation.input_drvs.keys().cloned().collect(),
-            };
+            let paths = derivation.outputs.keys().map(|n| (n.clone(), derivation.output_path(n).cloned()));
+            let known =
+                Known { outputs: paths.collect(), inputs: derivation.input_drvs.keys().cloned().collect() };
             self.known.insert(drv.clone(), known);
         }
         Ok(&self.known[drv])
@@ -230,12 +177,30 @@ impl Planner {
         }
         let mut nar = Vec::new();
         self.daemon.nar_from_path(drv, &mut nar).await?;
-        let aterm = single_file(&nar, MAX_DERIVATION).map_err(|e| PlanError::Archive(drv.to_string(), e))?;
-        Ok(aterm.into())
+        only_file(drv, &nar)
     }
 
     fn parse(&self, drv: &StorePath, aterm: &[u8]) -> Result<Derivation, PlanError> {
         let name = drv.derivation_name().unwrap_or(drv.name());
         Derivation::parse(&self.store_dir, name, aterm).map_err(|e| PlanError::Parse(drv.to_string(), e))
+    }
+}
+
+/// The contents of the one file in an archive.
+fn only_file(drv: &StorePath, nar: &[u8]) -> Result<Bytes, PlanError> {
+    let (mut contents, mut files) = (Vec::new(), 0);
+    let size = read_nar(nar, |event| {
+        match event {
+            NarEvent::File { .. } => files += 1,
+            NarEvent::Contents(bytes) => contents.extend_from_slice(bytes),
+            _ => {}
+        }
+        Ok::<(), NarReadError>(())
+    });
+    size.map_err(|error| PlanError::Archive(drv.to_string(), error))?;
+    if files == 1 && contents.len() <= MAX_DERIVATION_LEN {
+        Ok(contents.into())
+    } else {
+        Err(PlanError::NotAFile(drv.to_string()))
     }
 }

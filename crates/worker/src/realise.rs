@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use fleet_nix::daemon::{Daemon, DaemonError, Substitute};
+use fleet_nix::daemon::{Daemon, DaemonError, Substitute, ignore};
 use fleet_nix::store_path::{StorePath, StorePathError};
 use fleet_nix::{DerivedPath, PathInfo};
 use fleet_wire::v1;
@@ -11,17 +11,12 @@ use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 
 use crate::context::{Context, failure};
-use crate::lane::Limits;
+use crate::lane::Purpose;
 
 /// Path infos in one message.
 const INFOS_PER_MESSAGE: usize = 256;
 /// Runs whose told paths are remembered.
 const MAX_RUNS: usize = 64;
-/// Substitution has no limit of its own here: the daemon's settings bound each download.
-const LIMITS: Limits = Limits {
-    timeout_s: 0,
-    max_silent_s: 0,
-};
 
 #[derive(Debug, Error)]
 enum RealiseError {
@@ -37,40 +32,20 @@ enum RealiseError {
 
 /// Runs a realise job to its end and reports it.
 pub(crate) async fn run(context: Arc<Context>, job: v1::Realise) {
-    let failure = realise(&context, &job)
-        .await
-        .err()
-        .map(|error| failure("infrastructure", &error));
-    let done = v1::PathsRealised {
-        job: job.job,
-        epoch: job.epoch,
-        infos: Vec::new(),
-        done: true,
-        failure,
-    };
+    let failure = realise(&context, &job).await.err().map(|error| failure("infrastructure", &error));
+    let done = v1::PathsRealised { job: job.job, epoch: job.epoch, infos: Vec::new(), done: true, failure };
     context.outbox.send(Message::PathsRealised(done)).await;
 }
 
 async fn realise(context: &Context, job: &v1::Realise) -> Result<(), RealiseError> {
     let path: StorePath = job.path.parse()?;
     context.roots.hold([&path]).await?;
-    let mut lane = context.lanes.take(LIMITS).await?;
+    let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let wanted = std::iter::once(path.clone()).collect();
-    if lane
-        .daemon
-        .query_valid_paths(&wanted, Substitute::No)
-        .await?
-        .is_empty()
-    {
+    if lane.daemon.query_valid_paths(&wanted, Substitute::No).await?.is_empty() {
         let goal = [DerivedPath::Opaque(path.clone())];
-        let results = lane
-            .daemon
-            .build_paths_with_results(&goal, &mut |_| std::ops::ControlFlow::Continue(()))
-            .await?;
-        if let Some((_, result)) = results
-            .into_iter()
-            .find(|(_, result)| !result.status.is_success())
-        {
+        let results = lane.daemon.build_paths_with_results(&goal, &mut ignore).await?;
+        if let Some((_, result)) = results.into_iter().find(|(_, result)| !result.status.is_success()) {
             return Err(RealiseError::NotValid {
                 path: context.store_dir.print(&path),
                 cause: result.error_message,
@@ -78,10 +53,7 @@ async fn realise(context: &Context, job: &v1::Realise) -> Result<(), RealiseErro
         }
     }
     if job.closure {
-        for info in closure(context, &mut lane.daemon, &path)
-            .await?
-            .chunks(INFOS_PER_MESSAGE)
-        {
+        for info in closure(context, &mut lane.daemon, &path).await?.chunks(INFOS_PER_MESSAGE) {
             tell(context, job, info).await;
         }
     }
@@ -89,34 +61,27 @@ async fn realise(context: &Context, job: &v1::Realise) -> Result<(), RealiseErro
     Ok(())
 }
 
-/// Path infos of everything reachable from `root`, which is rooted.
+/// Path infos of everything reachable from `root`, which is rooted: asked level by level, each path once.
 async fn closure(
     context: &Context,
     daemon: &mut Daemon,
     root: &StorePath,
 ) -> Result<Vec<Arc<PathInfo>>, RealiseError> {
     let mut infos = context.infos.lock().await;
-    let mut seen: HashSet<StorePath> = HashSet::from([root.clone()]);
-    let mut queue = vec![root.clone()];
+    let mut seen = HashSet::from([root.clone()]);
+    let mut level = vec![root.clone()];
     let mut closure = Vec::new();
-    while let Some(path) = queue.pop() {
-        let info = match infos.get(&path) {
-            Some(info) => info.clone(),
-            None => {
-                let asked = daemon.query_path_info(&path).await?;
-                let info = asked.ok_or_else(|| RealiseError::Dangling(context.store_dir.print(&path)))?;
-                let info = Arc::new(info);
-                infos.insert(path, info.clone());
-                info
-            }
-        };
-        queue.extend(
-            info.references
-                .iter()
-                .filter(|reference| seen.insert((*reference).clone()))
-                .cloned(),
-        );
-        closure.push(info);
+    while !level.is_empty() {
+        let unknown: Vec<_> = level.iter().filter(|path| !infos.contains_key(*path)).collect();
+        let asked = daemon.query_path_infos(unknown.iter().copied()).await?;
+        for (path, info) in unknown.into_iter().zip(asked) {
+            let info = info.ok_or_else(|| RealiseError::Dangling(context.store_dir.print(path)))?;
+            infos.insert(path.clone(), Arc::new(info));
+        }
+        let known: Vec<_> = level.iter().map(|path| infos[path].clone()).collect();
+        let references = known.iter().flat_map(|info| &info.references);
+        level = references.filter(|path| seen.insert((*path).clone())).cloned().collect();
+        closure.extend(known);
     }
     Ok(closure)
 }
@@ -129,20 +94,11 @@ async fn tell(context: &Context, job: &v1::Realise, infos: &[Arc<PathInfo>]) {
             runs.clear();
         }
         let told = runs.entry(job.run.clone()).or_default();
-        infos
-            .iter()
-            .filter(|info| told.insert(info.path.clone()))
-            .map(|info| to_wire(info))
-            .collect()
+        infos.iter().filter(|info| told.insert(info.path.clone())).map(|info| to_wire(info)).collect()
     };
     if !fresh.is_empty() {
-        let message = v1::PathsRealised {
-            job: job.job,
-            epoch: job.epoch,
-            infos: fresh,
-            done: false,
-            failure: None,
-        };
+        let message =
+            v1::PathsRealised { job: job.job, epoch: job.epoch, infos: fresh, done: false, failure: None };
         context.outbox.send(Message::PathsRealised(message)).await;
     }
 }

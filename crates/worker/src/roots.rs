@@ -1,7 +1,7 @@
 //! Temp roots of everything a session touches, on one connection that lives as long as the session. Without
 //! them a garbage collection could take inputs and results between two jobs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use fleet_nix::daemon::{Daemon, DaemonError};
 use fleet_nix::store_path::StorePath;
@@ -19,21 +19,16 @@ struct Held {
 
 impl Roots {
     pub(crate) fn new(daemon: Daemon) -> Self {
-        Self(Mutex::new(Held {
-            daemon,
-            paths: HashSet::new(),
-        }))
+        Self(Mutex::new(Held { daemon, paths: HashSet::new() }))
     }
 
     /// Protects `paths` from now on; whether they are valid is to be asked afterwards.
     pub(crate) async fn hold(&self, paths: impl IntoIterator<Item = &StorePath>) -> Result<(), DaemonError> {
         let mut held = self.0.lock().await;
-        for path in paths {
-            if !held.paths.contains(path) {
-                held.daemon.add_temp_root(path).await?;
-                held.paths.insert(path.clone());
-            }
-        }
+        let fresh: BTreeSet<StorePath> =
+            paths.into_iter().filter(|p| !held.paths.contains(*p)).cloned().collect();
+        held.daemon.add_temp_roots(&fresh).await?;
+        held.paths.extend(fresh);
         Ok(())
     }
 }

@@ -63,8 +63,7 @@ pub struct Worker {
     nix_version: String,
     trusted: bool,
     proxy: StoreProxy,
-    /// Holds the proxy's socket.
-    _runtime_dir: tempfile::TempDir,
+    runtime_dir: tempfile::TempDir,
 }
 
 impl Worker {
@@ -74,33 +73,19 @@ impl Worker {
             let path = path.display().to_string();
             move |source| WorkerError::Directory { path, source }
         };
-        tokio::fs::create_dir_all(&config.cache_dir)
-            .await
-            .map_err(directory(&config.cache_dir))?;
+        tokio::fs::create_dir_all(&config.cache_dir).await.map_err(directory(&config.cache_dir))?;
         let daemon = Daemon::connect(&config.daemon).await?;
         let capabilities = capabilities::ask(&config.nix).await?;
         let temporary = std::env::temp_dir();
-        let runtime_dir = tempfile::Builder::new()
-            .prefix("fleet-")
-            .tempdir()
-            .map_err(directory(&temporary))?;
-        let proxy_config = ProxyConfig {
-            listen: runtime_dir.path().join("proxy"),
-            upstream: config.daemon.clone(),
-            imports: config.imports,
-        };
+        let runtime_dir =
+            tempfile::Builder::new().prefix("fleet-").tempdir().map_err(directory(&temporary))?;
+        let listen = runtime_dir.path().join("proxy").join("socket");
+        let proxy_config = ProxyConfig::new(listen, config.daemon.clone(), config.imports);
         let imports = Arc::new(LocalImports::new(config.daemon.clone()));
         let proxy = StoreProxy::start(proxy_config, imports).await?;
         let trusted = daemon.trust() == fleet_nix::daemon::Trust::Trusted;
         let nix_version = daemon.nix_version().to_owned();
-        Ok(Self {
-            config,
-            capabilities,
-            nix_version,
-            trusted,
-            proxy,
-            _runtime_dir: runtime_dir,
-        })
+        Ok(Self { config, capabilities, nix_version, trusted, proxy, runtime_dir })
     }
 
     /// Works for the coordinator at `channel` until it says so, the session breaks, or `stop`.
@@ -111,10 +96,8 @@ impl Worker {
         let mut client = v1::workers_client::WorkersClient::new(channel.clone())
             .max_decoding_message_size(fleet_wire::MAX_MESSAGE);
         let session = client.session(ReceiverStream::new(messages));
-        let mut inbound = session
-            .await
-            .map_err(|status| WorkerError::Session(Box::new(status)))?
-            .into_inner();
+        let mut inbound =
+            session.await.map_err(|status| WorkerError::Session(Box::new(status)))?.into_inner();
         let context = Arc::new(self.context(outbox, channel).await?);
         let mut jobs = Jobs::default();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -168,7 +151,7 @@ impl Worker {
             outbox,
             coordinator,
             config: self.config,
-            _runtime_dir: self._runtime_dir,
+            runtime_dir: self.runtime_dir,
         })
     }
 }
@@ -196,13 +179,13 @@ impl Jobs {
         let context = context.clone();
         match message.message {
             Some(FromCoordinator::EvalJob(job)) => {
-                self.start(JobId::Eval(job.job), eval_job::run(context, job))
+                self.start(JobId::Eval(job.job), eval_job::run(context, job));
             }
             Some(FromCoordinator::Lease(lease)) => {
-                self.start(JobId::Lease(lease.lease), lease::run(context, lease))
+                self.start(JobId::Lease(lease.lease), lease::run(context, lease));
             }
             Some(FromCoordinator::Realise(job)) => {
-                self.start(JobId::Realise(job.job), realise::run(context, job))
+                self.start(JobId::Realise(job.job), realise::run(context, job));
             }
             Some(FromCoordinator::CancelEval(job)) => self.cancel(JobId::Eval(job.job)),
             Some(FromCoordinator::CancelLease(lease)) => self.cancel(JobId::Lease(lease.lease)),

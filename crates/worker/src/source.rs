@@ -6,7 +6,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use fleet_nix::daemon::{CheckSignatures, Daemon, DaemonError};
 use fleet_nix::evaluator::FlakeSource;
-use fleet_nix::{ContentAddress, ContentAddressMethod, Hash, NarHash, PathInfo, StorePath, StorePathError};
+use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, PathInfo, StorePath, StorePathError};
 use fleet_store::{Digest, open_frame};
 use fleet_wire::v1;
 use futures::{StreamExt, TryStreamExt};
@@ -34,26 +34,17 @@ pub(crate) enum SourceError {
 
 /// Makes the source valid and rooted, and says how Nix names it.
 pub(crate) async fn import(context: &Context, source: &v1::Source) -> Result<FlakeSource, SourceError> {
-    let nar_hash: [u8; 32] = source
-        .nar_hash
-        .as_ref()
-        .try_into()
-        .map_err(|_| SourceError::Incomplete("a NAR hash"))?;
+    let nar_hash: [u8; 32] =
+        source.nar_hash.as_ref().try_into().map_err(|_| SourceError::Incomplete("a NAR hash"))?;
     let nar_hash = NarHash(nar_hash);
-    let path = fleet_nix::source_path(
-        &context.store_dir,
-        SOURCE_NAME,
-        nar_hash,
-        &fleet_nix::References::default(),
-    )?;
+    let path =
+        fleet_nix::source_path(&context.store_dir, SOURCE_NAME, nar_hash, &fleet_nix::References::none())?;
     context.roots.hold([&path]).await?;
     let mut daemon = Daemon::connect(&context.config.daemon).await?;
     if !daemon.is_valid_path(&path).await? {
         let info = path_info(path.clone(), nar_hash, source.nar_size);
         let mut nar = fetch(context, source).await?;
-        daemon
-            .add_to_store_nar(&info, &mut nar, CheckSignatures::Yes)
-            .await?;
+        daemon.add_to_store_nar(&info, &mut nar, CheckSignatures::Yes).await?;
     }
     let some = |text: &String| (!text.is_empty()).then(|| text.clone());
     Ok(FlakeSource {
@@ -68,10 +59,8 @@ pub(crate) async fn import(context: &Context, source: &v1::Source) -> Result<Fla
 
 /// A source names itself by its content, so the daemon takes it from anyone.
 fn path_info(path: StorePath, nar_hash: NarHash, nar_size: u64) -> PathInfo {
-    let content_address = ContentAddress {
-        method: ContentAddressMethod::NixArchive,
-        hash: Hash::from(nar_hash),
-    };
+    let content_address =
+        ContentAddress { method: ContentAddressMethod::NixArchive, hash: nar_hash.to_hash() };
     PathInfo {
         path,
         deriver: None,
@@ -89,27 +78,16 @@ async fn fetch(
     context: &Context,
     source: &v1::Source,
 ) -> Result<Pin<Box<dyn AsyncRead + Send>>, SourceError> {
-    let manifest = source
-        .manifest
-        .as_ref()
-        .ok_or(SourceError::Incomplete("a manifest"))?;
+    let manifest = source.manifest.as_ref().ok_or(SourceError::Incomplete("a manifest"))?;
     let digests = manifest.chunks.iter().map(|chunk| chunk.digest.clone()).collect();
     let mut client = v1::chunks_client::ChunksClient::new(context.coordinator.clone())
         .max_decoding_message_size(fleet_wire::MAX_MESSAGE);
-    let chunks = client
-        .get(v1::GetRequest { digests })
-        .await
-        .map_err(Box::new)?
-        .into_inner();
-    let pieces = chunks
-        .map_err(std::io::Error::other)
-        .and_then(|chunk| async move { open(&chunk) });
+    let chunks = client.get(v1::GetRequest { digests }).await.map_err(Box::new)?.into_inner();
+    let pieces = chunks.map_err(std::io::Error::other).and_then(|chunk| async move { open(&chunk) });
     Ok(Box::pin(StreamReader::new(pieces.boxed())))
 }
 
 fn open(chunk: &v1::Chunk) -> std::io::Result<Bytes> {
     let digest = Digest::try_from(&*chunk.digest).map_err(std::io::Error::other)?;
-    open_frame(digest, &chunk.frame)
-        .map(Bytes::from)
-        .map_err(std::io::Error::other)
+    open_frame(digest, &chunk.frame).map(Bytes::from).map_err(std::io::Error::other)
 }

@@ -12,7 +12,7 @@ use crate::context::Outbox;
 /// Longest line; longer ones are split.
 const MAX_LINE: usize = 64 << 10;
 /// Bytes kept while the way is full.
-const MAX_KEPT: usize = 1 << 20;
+const MAX_KEPT: usize = 256 << 10;
 
 /// Sends a step's lines and phases, and counts them against its limit.
 #[derive(Debug)]
@@ -29,15 +29,7 @@ pub(crate) struct StepLog {
 impl StepLog {
     pub(crate) fn new(outbox: Outbox, lease: &v1::Lease, work: &v1::StepWork) -> Self {
         let (drv, left) = (work.drv.clone(), work.max_log_bytes);
-        Self {
-            outbox,
-            lease: lease.lease,
-            epoch: lease.epoch,
-            drv,
-            kept: Vec::new(),
-            dropped: 0,
-            left,
-        }
+        Self { outbox, lease: lease.lease, epoch: lease.epoch, drv, kept: Vec::new(), dropped: 0, left }
     }
 
     /// Takes an event of the daemon; breaks when the log is over its limit.
@@ -45,11 +37,7 @@ impl StepLog {
         match event {
             LogEvent::BuildLogLine { line, .. } => self.line(&line),
             LogEvent::Phase { phase, .. } => {
-                let phased = v1::StepPhased {
-                    lease: self.lease,
-                    drv: self.drv.clone(),
-                    phase,
-                };
+                let phased = v1::StepPhased { lease: self.lease, drv: self.drv.clone(), phase };
                 // A phase is for display: it may be lost.
                 let _ = self.outbox.try_send(Message::StepPhased(phased));
                 ControlFlow::Continue(())
@@ -82,7 +70,9 @@ impl StepLog {
             self.kept.push(b'\n');
         }
         let message = self.take();
-        if let Err(Message::StepLogged(refused)) = self.outbox.try_send(message) {
+        if let Err(refused) = self.outbox.try_send(message)
+            && let Message::StepLogged(refused) = *refused
+        {
             self.kept = refused.data.into();
         }
         ControlFlow::Continue(())
@@ -119,14 +109,8 @@ mod tests {
 
     fn log(room: usize, limit: u64) -> (StepLog, mpsc::Receiver<v1::WorkerMessage>) {
         let (sender, receiver) = mpsc::channel(room);
-        let work = v1::StepWork {
-            max_log_bytes: limit,
-            ..v1::StepWork::default()
-        };
-        (
-            StepLog::new(Outbox(sender), &v1::Lease::default(), &work),
-            receiver,
-        )
+        let work = v1::StepWork { max_log_bytes: limit, ..v1::StepWork::default() };
+        (StepLog::new(Outbox(sender), &v1::Lease::default(), &work), receiver)
     }
 
     fn data(message: Option<v1::WorkerMessage>) -> Vec<u8> {
@@ -141,7 +125,7 @@ mod tests {
         let (mut log, mut receiver) = log(1, 1 << 30);
         assert!(log.line(b"one").is_continue());
         assert!(log.line(b"two").is_continue());
-        assert!(log.line(&[b'x'; MAX_LINE + 1]).is_continue());
+        assert!(log.line(&vec![b'x'; MAX_LINE + 1]).is_continue());
         assert_eq!(data(receiver.recv().await), b"one\n");
         log.finish().await;
         let rest = data(receiver.recv().await);
@@ -152,17 +136,14 @@ mod tests {
     #[tokio::test]
     async fn what_finds_no_room_is_dropped_with_a_marker() {
         let (mut log, mut receiver) = log(1, 1 << 30);
-        for _ in 0..40 {
-            assert!(log.line(&[b'y'; MAX_LINE]).is_continue());
+        for _ in 0..10 {
+            assert!(log.line(&vec![b'y'; MAX_LINE]).is_continue());
         }
         let _first = receiver.recv().await;
         log.kept.truncate(10);
         assert!(log.line(b"after").is_continue());
         let rest = String::from_utf8(data(receiver.recv().await)).expect("text");
-        assert!(
-            rest.contains("bytes of log were dropped here]\nafter\n"),
-            "{rest}"
-        );
+        assert!(rest.contains("bytes of log were dropped here]\nafter\n"), "{rest}");
     }
 
     #[tokio::test]

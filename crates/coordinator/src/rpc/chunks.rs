@@ -26,15 +26,8 @@ impl v1::chunks_server::Chunks for ChunksService {
         request: Request<v1::FindMissingRequest>,
     ) -> Result<Response<v1::FindMissingReply>, Status> {
         let digests = digests(&request.into_inner().digests)?;
-        let missing = self
-            .store
-            .missing(digests)
-            .await
-            .map_err(|error| status::store(&error))?;
-        let missing = missing
-            .into_iter()
-            .map(|digest| digest.0.to_vec().into())
-            .collect();
+        let missing = self.store.missing(digests).await.map_err(|error| status::store(&error))?;
+        let missing = missing.into_iter().map(|digest| digest.0.to_vec().into()).collect();
         Ok(Response::new(v1::FindMissingReply { missing }))
     }
 
@@ -43,10 +36,7 @@ impl v1::chunks_server::Chunks for ChunksService {
         let mut stored = 0;
         while let Some(chunk) = chunks.message().await? {
             let digest = digest(&chunk.digest)?;
-            self.store
-                .put(digest, chunk.frame)
-                .await
-                .map_err(|error| status::store(&error))?;
+            self.store.put(digest, chunk.frame).await.map_err(|error| status::store(&error))?;
             stored += 1;
         }
         Ok(Response::new(v1::PutReply { stored }))
@@ -61,10 +51,7 @@ impl v1::chunks_server::Chunks for ChunksService {
             let store = store.clone();
             async move {
                 let frame = store.get(digest).await?;
-                Ok(v1::Chunk {
-                    digest: digest.0.to_vec().into(),
-                    frame,
-                })
+                Ok(v1::Chunk { digest: digest.0.to_vec().into(), frame })
             }
         });
         let frames = frames.buffered(READ_AHEAD).map_err(|error| status::store(&error));
@@ -78,9 +65,7 @@ fn digest(bytes: &[u8]) -> Result<Digest, Status> {
 
 fn digests(list: &[bytes::Bytes]) -> Result<Vec<Digest>, Status> {
     if list.len() > MAX_DIGESTS {
-        return Err(Status::invalid_argument(format!(
-            "at most {MAX_DIGESTS} digests a call"
-        )));
+        return Err(Status::invalid_argument(format!("at most {MAX_DIGESTS} digests a call")));
     }
     list.iter().map(|bytes| digest(bytes)).collect()
 }

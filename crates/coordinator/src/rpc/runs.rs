@@ -36,8 +36,7 @@ pub(crate) struct RunsService {
 impl v1::runs_server::Runs for RunsService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Input::Submit(Box::new(request.into_inner()), reply))
-            .await?;
+        self.tell(Input::Submit(Box::new(request.into_inner()), reply)).await?;
         let run = answer.await.map_err(|_| status::stopping())??;
         Ok(Response::new(v1::SubmitReply { run }))
     }
@@ -76,9 +75,7 @@ impl v1::runs_server::Runs for RunsService {
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             if let Err(error) = send_log(found, request.offset, &sender).await {
-                let _ = sender
-                    .send(Err(Status::unavailable(format!("cannot read the log: {error}"))))
-                    .await;
+                let _ = sender.send(Err(Status::unavailable(format!("cannot read the log: {error}")))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -91,51 +88,57 @@ impl RunsService {
     }
 }
 
-/// Sends a feed until its run ends or the client goes. Log lines go out before the events that follow them.
+/// Sends a feed until its run ends or the client goes. Events are looked at first and sent last, so that a step's
+/// log lines go out before its end.
 async fn watch(
     feed: &Feed,
     mut seen: usize,
     logs: bool,
     sender: &mpsc::Sender<Result<v1::RunEvent, Status>>,
 ) {
-    let (mut length, mut lines) = feed.watch();
+    let mut length = feed.watch();
+    let mut lines = logs.then(|| feed.watch_logs());
     loop {
-        while logs {
-            let line = match lines.try_recv() {
-                Ok(line) => Event::StepLog(line),
-                Err(broadcast::error::TryRecvError::Lagged(lost)) => Event::Notice(v1::Notice {
-                    text: format!("{lost} log messages were dropped for this slow reader"),
-                }),
-                Err(_) => break,
-            };
+        length.mark_unchanged();
+        let events = feed.after(seen);
+        while let Some(line) = lines.as_mut().and_then(next_line) {
             if sender.send(Ok(feed.transient(line))).await.is_err() {
                 return;
             }
         }
-        for event in feed.after(seen) {
+        for event in events {
             seen += 1;
             let last = matches!(event.event, Some(Event::RunFinished(_)));
             if sender.send(Ok(event)).await.is_err() || last {
                 return;
             }
         }
-        let waiting = lines.len();
-        if *length.borrow_and_update() > seen || (logs && waiting > 0) {
-            continue;
-        }
-        let more_lines = async {
-            if logs {
-                lines.recv().await.map_err(|_| ())
-            } else {
-                std::future::pending().await
-            }
-        };
         tokio::select! {
             changed = length.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
-            line = more_lines => if let Ok(line) = line
+            line = wait_for_line(lines.as_mut()) => if let Some(line) = line
                 && sender.send(Ok(feed.transient(Event::StepLog(line)))).await.is_err() { return },
         }
+    }
+}
+
+/// The next log line; nothing when some were lost; never for a watcher without logs.
+async fn wait_for_line(lines: Option<&mut broadcast::Receiver<v1::StepLog>>) -> Option<v1::StepLog> {
+    match lines {
+        Some(lines) => lines.recv().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// The next waiting log line, or how many were lost.
+fn next_line(lines: &mut broadcast::Receiver<v1::StepLog>) -> Option<Event> {
+    match lines.try_recv() {
+        Ok(line) => Some(Event::StepLog(line)),
+        Err(broadcast::error::TryRecvError::Lagged(lost)) => {
+            let text = format!("{lost} log messages were dropped for this slow reader");
+            Some(Event::Notice(v1::Notice { text }))
+        }
+        Err(_) => None,
     }
 }
 
@@ -152,10 +155,7 @@ fn find_log(
     let selector = request.selector.trim_end_matches('/');
     let base_name = selector.rsplit_once('/').map_or(selector, |(_, name)| name);
     let mut candidates: Vec<String> = Vec::new();
-    if std::path::Path::new(base_name)
-        .extension()
-        .is_some_and(|e| e == "drv")
-    {
+    if std::path::Path::new(base_name).extension().is_some_and(|e| e == "drv") {
         candidates.push(base_name.to_owned());
     } else {
         let facts =
@@ -169,23 +169,17 @@ fn find_log(
             _ => None,
         }));
         if candidates.is_empty() {
-            return Err(Status::not_found(format!(
-                "no remembered run has a host {selector}"
-            )));
+            return Err(Status::not_found(format!("no remembered run has a host {selector}")));
         }
     }
     for drv in candidates {
         let kept = logs::kept(logs_dir, &drv);
-        let wanted = kept
-            .into_iter()
-            .rfind(|log| request.attempt == 0 || log.attempt == request.attempt);
+        let wanted = kept.into_iter().rfind(|log| request.attempt == 0 || log.attempt == request.attempt);
         if let Some(log) = wanted {
             return Ok(FoundLog { drv, log });
         }
     }
-    Err(Status::not_found(format!(
-        "no log is kept for {selector}: nothing was built for it here"
-    )))
+    Err(Status::not_found(format!("no log is kept for {selector}: nothing was built for it here")))
 }
 
 async fn send_log(
@@ -203,12 +197,7 @@ async fn send_log(
             return Ok(());
         }
         let (drv, attempt) = first.take().unwrap_or_default();
-        let chunk = v1::LogChunk {
-            drv,
-            attempt,
-            offset,
-            data: data.into(),
-        };
+        let chunk = v1::LogChunk { drv, attempt, offset, data: data.into() };
         offset += read as u64;
         if sender.send(Ok(chunk)).await.is_err() || read == 0 {
             return Ok(());

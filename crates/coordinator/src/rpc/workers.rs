@@ -37,13 +37,8 @@ impl v1::workers_server::Workers for WorkersService {
         let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
-        let Some(v1::WorkerMessage {
-            message: Some(FromWorker::Hello(hello)),
-        }) = hello
-        else {
-            return Err(Status::failed_precondition(
-                "the first message of a session is a hello",
-            ));
+        let Some(v1::WorkerMessage { message: Some(FromWorker::Hello(hello)) }) = hello else {
+            return Err(Status::failed_precondition("the first message of a session is a hello"));
         };
         let (commands, outbox) = mpsc::channel(OUTBOUND);
         let (reply, answer) = oneshot::channel();
@@ -70,14 +65,9 @@ async fn listen(
     shell: &mpsc::Sender<Input>,
 ) -> Result<(), Status> {
     while let Some(message) = inbound.message().await? {
-        let message = message
-            .message
-            .ok_or_else(|| Status::invalid_argument("an empty message"))?;
+        let message = message.message.ok_or_else(|| Status::invalid_argument("an empty message"))?;
         let (reply, answer) = oneshot::channel();
-        shell
-            .send(Input::Said(worker, message, reply))
-            .await
-            .map_err(|_| status::stopping())?;
+        shell.send(Input::Said(worker, message, reply)).await.map_err(|_| status::stopping())?;
         answer.await.map_err(|_| status::stopping())??;
     }
     Ok(())

@@ -22,15 +22,13 @@ impl Shell {
             Input::Submit(request, reply) => drop(reply.send(self.submit(&request, effects))),
             Input::Cancel(run, reply) => drop(reply.send(self.cancel(&run, effects))),
             Input::Join(hello, outbound, reply) => {
-                let joined = from_wire::worker_hello(*hello)
-                    .map_err(|e| status::invalid(&e))
-                    .map(|hello| {
-                        let worker = WorkerId(self.next_worker);
-                        self.next_worker += 1;
-                        self.workers.insert(worker, outbound);
-                        self.apply(Event::WorkerJoined { worker, hello }, effects);
-                        (worker, Self::epoch_of(worker).0)
-                    });
+                let joined = from_wire::worker_hello(*hello).map_err(|e| status::invalid(&e)).map(|hello| {
+                    let worker = WorkerId(self.next_worker);
+                    self.next_worker += 1;
+                    self.workers.insert(worker, outbound);
+                    self.apply(Event::WorkerJoined { worker, hello }, effects);
+                    (worker, Self::epoch_of(worker).0)
+                });
                 drop(reply.send(joined));
             }
             Input::Said(worker, message, reply) => drop(reply.send(self.said(worker, message, effects))),
@@ -44,9 +42,7 @@ impl Shell {
     fn submit(&mut self, request: &v1::SubmitRequest, effects: &mut Vec<Effect>) -> Result<String, Status> {
         let parsed = from_wire::run_request(request).map_err(|e| status::invalid(&e))?;
         if request.idempotency_key.is_empty() || request.idempotency_key.len() > 256 {
-            return Err(Status::invalid_argument(
-                "idempotency_key must have 1 to 256 characters",
-            ));
+            return Err(Status::invalid_argument("idempotency_key must have 1 to 256 characters"));
         }
         let name = run_name(&request.idempotency_key);
         if self.feeds.contains_key(&name) {
@@ -60,23 +56,13 @@ impl Shell {
         self.next_run += 1;
         let feed = Arc::new(Feed::new());
         self.feeds.insert(name.clone(), feed.clone());
-        self.runs.insert(
-            run,
-            RunState {
-                name: name.clone(),
-                feed,
-            },
-        );
+        self.runs.insert(run, RunState { name: name.clone(), feed });
         self.apply(Event::RunSubmitted { run, request: parsed }, effects);
         Ok(name)
     }
 
     fn cancel(&mut self, name: &str, effects: &mut Vec<Effect>) -> Result<(), Status> {
-        let run = self
-            .runs
-            .iter()
-            .find(|(_, state)| state.name == name)
-            .map(|(run, _)| *run);
+        let run = self.runs.iter().find(|(_, state)| state.name == name).map(|(run, _)| *run);
         let run = run.ok_or_else(|| status::unknown_run(name))?;
         self.apply(Event::RunCancelled { run }, effects);
         Ok(())
@@ -93,8 +79,14 @@ impl Shell {
             FromWorker::Hello(_) => return Err(Status::failed_precondition("a session has one hello")),
             FromWorker::Heartbeat(_) => return Ok(()),
             FromWorker::DerivationsSeen(seen) => return self.learn(seen),
-            FromWorker::StepLogged(logged) => return self.logged(&logged),
-            FromWorker::StepPhased(phased) => return self.phased(phased),
+            FromWorker::StepLogged(logged) => {
+                self.logged(&logged);
+                return Ok(());
+            }
+            FromWorker::StepPhased(phased) => {
+                self.phased(phased);
+                return Ok(());
+            }
             FromWorker::HostsDiscovered(message) => from_wire::discovered(worker, message),
             FromWorker::HostStarted(message) => from_wire::host_started(worker, message),
             FromWorker::HostEvaluated(message) => self.host_evaluated(worker, message),
@@ -114,9 +106,7 @@ impl Shell {
 
     fn learn(&mut self, seen: v1::DerivationsSeen) -> Result<(), Status> {
         seen.derivations.into_iter().try_for_each(|derivation| {
-            self.derivations
-                .learn(derivation)
-                .map_err(|error| status::refused(&error))
+            self.derivations.learn(derivation).map_err(|error| status::refused(&error))
         })
     }
 
@@ -126,10 +116,7 @@ impl Shell {
         message: v1::HostEvaluated,
     ) -> Result<Event, from_wire::WireError> {
         let mut event = from_wire::host_evaluated(worker, message)?;
-        if let Event::EvalReported {
-            report: EvalReport::HostEvaluated { result, .. },
-            ..
-        } = &mut event
+        if let Event::EvalReported { report: EvalReport::HostEvaluated { result, .. }, .. } = &mut event
             && let Ok(evaluated) = result
         {
             match self.derivations.take_news(&evaluated.wanted) {
@@ -155,7 +142,7 @@ impl Shell {
         let (lease, drv) = (LeaseId(message.lease), DrvPath::from(message.drv.as_str()));
         let tail = self.logs.tail(lease, &drv);
         self.logs.end(lease, &drv);
-        let event = from_wire::step_reported(worker, message, tail.into())?;
+        let event = from_wire::step_reported(worker, message, &tail.into())?;
         if let Event::StepReported { report, .. } = &event
             && let fleet_core::StepReport::Ended { outcome, .. } = report
             && let fleet_core::StepOutcome::Built(outputs) | fleet_core::StepOutcome::AlreadyValid(outputs) =
@@ -166,38 +153,21 @@ impl Shell {
         Ok(event)
     }
 
-    fn logged(&mut self, logged: &v1::StepLogged) -> Result<(), Status> {
+    fn logged(&mut self, logged: &v1::StepLogged) {
         let drv = DrvPath::from(logged.drv.as_str());
-        let Some(attempt) = self.logs.append(LeaseId(logged.lease), &drv, &logged.data) else {
-            return Ok(());
-        };
-        let name = logged
-            .drv
-            .get(33..)
-            .unwrap_or_default()
-            .trim_end_matches(".drv")
-            .to_owned();
-        let log = v1::StepLog {
-            drv: logged.drv.clone(),
-            name,
-            attempt,
-            data: logged.data.clone(),
-        };
+        let Some(attempt) = self.logs.append(LeaseId(logged.lease), &drv, &logged.data) else { return };
+        let name = logged.drv.get(33..).unwrap_or_default().trim_end_matches(".drv").to_owned();
+        let log = v1::StepLog { drv: logged.drv.clone(), name, attempt, data: logged.data.clone() };
         for state in self.interested() {
             state.feed.show(log.clone());
         }
-        Ok(())
     }
 
-    fn phased(&mut self, phased: v1::StepPhased) -> Result<(), Status> {
-        let phase = v1::StepPhase {
-            drv: phased.drv,
-            phase: phased.phase,
-        };
+    fn phased(&mut self, phased: v1::StepPhased) {
+        let phase = v1::StepPhase { drv: phased.drv, phase: phased.phase };
         for state in self.interested() {
             state.feed.push(Seen::StepPhase(phase.clone()));
         }
-        Ok(())
     }
 
     /// Path infos go straight to their run's watchers; the event is for the last message.
@@ -211,9 +181,7 @@ impl Shell {
                 self.derivations.identify(&mut info);
                 info
             });
-            state.feed.push(Seen::PathInfos(v1::PathInfos {
-                infos: infos.collect(),
-            }));
+            state.feed.push(Seen::PathInfos(v1::PathInfos { infos: infos.collect() }));
         }
         message.done.then(|| from_wire::realised(worker, message))
     }

@@ -11,12 +11,7 @@ impl Shell {
     /// Sends a command; `caused` collects the effects of what cannot be sent.
     pub(super) fn send(&mut self, worker: WorkerId, command: Command, caused: &mut Vec<Effect>) {
         let message = match command {
-            Command::StartEval {
-                job,
-                epoch,
-                source,
-                task,
-            } => ToWorker::EvalJob(v1::EvalJob {
+            Command::StartEval { job, epoch, source, task } => ToWorker::EvalJob(v1::EvalJob {
                 job: job.0,
                 epoch: epoch.0,
                 source: self.sources.get(&source).cloned(),
@@ -25,13 +20,7 @@ impl Shell {
             Command::CancelEval { job } => ToWorker::CancelEval(v1::CancelEval { job: job.0 }),
             Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, caused),
             Command::CancelLease { lease } => ToWorker::CancelLease(v1::CancelLease { lease: lease.0 }),
-            Command::Realise {
-                job,
-                epoch,
-                path,
-                run,
-                closure,
-            } => {
+            Command::Realise { job, epoch, path, run, closure } => {
                 self.realises.insert(job, run);
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
@@ -75,41 +64,25 @@ impl Shell {
                         drv: Some(step.drv.clone()),
                     };
                     let outcome = StepOutcome::Failed(FailureClass::OutputRejected, failure);
-                    let report = StepReport::Ended {
-                        outcome,
-                        duration_ms: 0,
-                    };
+                    let report = StepReport::Ended { outcome, duration_ms: 0 };
                     self.apply(
-                        Event::StepReported {
-                            worker,
-                            lease,
-                            epoch,
-                            drv: step.drv.clone(),
-                            report,
-                        },
+                        Event::StepReported { worker, lease, epoch, drv: step.drv.clone(), report },
                         caused,
                     );
                 }
             }
         }
-        ToWorker::Lease(v1::Lease {
-            lease: lease.0,
-            epoch: epoch.0,
-            steps: work,
-        })
+        ToWorker::Lease(v1::Lease { lease: lease.0, epoch: epoch.0, steps: work })
     }
 }
 
 fn eval_task(task: &EvalTask) -> v1::eval_job::Task {
     match task {
         EvalTask::Discover(kinds) => v1::eval_job::Task::Discover(v1::Discover {
-            kinds: kinds
-                .iter()
-                .map(|kind| to_wire::host_kind(*kind).into())
-                .collect(),
+            kinds: kinds.iter().map(|kind| to_wire::host_kind(*kind).into()).collect(),
         }),
-        EvalTask::Hosts(hosts) => v1::eval_job::Task::Hosts(v1::EvalHosts {
-            hosts: hosts.iter().map(to_wire::host).collect(),
-        }),
+        EvalTask::Hosts(hosts) => {
+            v1::eval_job::Task::Hosts(v1::EvalHosts { hosts: hosts.iter().map(to_wire::host).collect() })
+        }
     }
 }
