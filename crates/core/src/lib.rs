@@ -5,10 +5,36 @@
 //! is in reach of this crate: a shell gathers events, makes the appended records durable, then performs
 //! the other effects. Read [`event`], [`effect`], then [`fleet`].
 
+mod admission;
+mod chain;
+pub mod config;
+mod cycle;
+mod discovery;
 pub mod effect;
+mod evaluation;
 pub mod event;
+pub mod fleet;
+pub mod glob;
+mod graph;
 pub mod id;
+mod intern;
+pub mod invariant;
+mod lease;
+mod outcome;
+mod patience;
+mod placement;
+mod realise;
+mod retry;
+mod run;
+mod sabotage;
+mod target;
+pub mod view;
+mod worker;
 
+pub use config::{Backoff, FleetConfig};
 pub use effect::*;
 pub use event::*;
+pub use fleet::Fleet;
 pub use id::*;
+#[cfg(any(test, feature = "sabotage"))]
+pub use sabotage::Sabotage;

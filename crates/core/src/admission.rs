@@ -1,0 +1,205 @@
+//! Admission: an evaluated host's steps become wanted, once all its sides have answered.
+//!
+//! Decides which steps are there already, which are new, and which another target or run wants too. A host
+//! that is equal on both sides wants nothing.
+
+use std::collections::BTreeSet;
+
+use crate::effect::{Notice, Record, TargetStatus};
+use crate::event::{Evaluated, FailureCode, Goal};
+use crate::fleet::Fleet;
+use crate::graph::{State, StepId};
+use crate::id::{RunId, WorkerId};
+use crate::outcome::StepEnd;
+use crate::run::{Hold, failure};
+use crate::target::{Answer, Stage, TargetRef};
+
+impl Fleet {
+    /// Takes in what an evaluation said about one target.
+    pub(crate) fn answered(&mut self, at: TargetRef, evaluated: &Evaluated, worker: WorkerId, since: u64) {
+        let answer = self.read_answer(evaluated, worker, since);
+        let Some(run) = self.runs.get_mut(&at.run) else { return };
+        run.target_evaluated(self.now);
+        run.substitutable = run.substitutable.saturating_add(evaluated.substitutable_new);
+        let Some(host) = run.hosts.get_mut(at.host as usize) else { return };
+        let name = host.target(at.side);
+        let Some(target) = host.get_mut(at.side) else { return };
+        target.drv = Some(evaluated.drv.clone());
+        target.toplevel.clone_from(&evaluated.toplevel);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(cause) => {
+                let failure = failure(FailureCode::Infrastructure, cause);
+                self.settle(at, TargetStatus::EvalFailed, Some(failure));
+                return;
+            }
+        };
+        let steps = u32::try_from(answer.wanted.len()).unwrap_or(u32::MAX);
+        self.advance(at, Stage::Answered(answer));
+        let (drv, toplevel) = (evaluated.drv.clone(), evaluated.toplevel.clone());
+        self.append(Record::TargetEvaluated { run: at.run, target: name.clone(), drv: drv.clone() });
+        self.notify(at.run, Notice::TargetEvaluated { target: name, drv, toplevel, steps });
+    }
+
+    fn read_answer(&self, evaluated: &Evaluated, worker: WorkerId, since: u64) -> Result<Answer, String> {
+        let mut wanted = Vec::with_capacity(evaluated.wanted.len());
+        let mut seen = BTreeSet::new();
+        for drv in &evaluated.wanted {
+            let step = self.graph.find(drv).ok_or_else(|| self.undefined(drv.as_str()))?;
+            if seen.insert(step) {
+                wanted.push(step);
+            }
+        }
+        let top = self.graph.find(&evaluated.drv);
+        if wanted.is_empty() {
+            return Ok(Answer { top, wanted, worker, since });
+        }
+        match top.filter(|top| seen.contains(top)) {
+            Some(top) => Ok(Answer { top: Some(top), wanted, worker, since }),
+            None => Err(format!("{} is not among the steps that were asked for it", evaluated.drv)),
+        }
+    }
+
+    fn undefined(&self, drv: &str) -> String {
+        let limit = self.config.max_steps;
+        if self.graph.len() >= limit / 2 {
+            return format!("there is no room for {drv} beside the limit of {limit} derivations");
+        }
+        format!("{drv} was asked for but never described")
+    }
+
+    /// Goes on with a host when no side of it is waited for any more.
+    pub(crate) fn admit_host(&mut self, id: RunId, host: u32) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let Some(entry) = run.hosts.get(host as usize) else { return };
+        let mut answered = Vec::new();
+        for (side, target) in entry.targets() {
+            match &target.stage {
+                Stage::Found | Stage::Evaluating => return,
+                Stage::Answered(_) => answered.push((TargetRef { run: id, host, side }, target)),
+                _ => {}
+            }
+        }
+        let unchanged = match &answered[..] {
+            [(_, before), (_, after)] => {
+                // Equal outputs are equal systems, whatever they were made from.
+                before.toplevel == after.toplevel && (before.toplevel.is_some() || before.drv == after.drv)
+            }
+            _ => false,
+        };
+        let targets: Vec<TargetRef> = answered.iter().map(|(at, _)| *at).collect();
+        for at in targets {
+            if unchanged {
+                self.settle(at, TargetStatus::Unchanged, None);
+            } else {
+                self.admit_target(at);
+            }
+        }
+    }
+
+    fn admit_target(&mut self, at: TargetRef) {
+        let Some(run) = self.runs.get_mut(&at.run) else { return };
+        let goal = run.request.goal;
+        run.admitted = true;
+        let Some(target) = run.target_mut(at) else { return };
+        let Stage::Answered(answer) = target.stage.clone() else { return };
+        run.counts.substituted = run.substitutable;
+        self.touched.insert(at.run);
+        if goal == Goal::Build {
+            self.rank(&answer.wanted);
+        }
+        for step in &answer.wanted {
+            match goal {
+                Goal::Build => self.admit_step(at.run, *step, &answer),
+                Goal::Plan => self.plan_step(at.run, *step, &answer),
+            }
+        }
+        if goal == Goal::Plan {
+            self.settle(at, TargetStatus::Planned, None);
+            return;
+        }
+        let Some(top) = answer.top.filter(|_| !answer.wanted.is_empty()) else {
+            self.toplevel_done(at, answer.top, TargetStatus::Cached);
+            return;
+        };
+        self.advance(at, Stage::Building(top));
+        self.waiters.entry(top).or_default().push(at);
+        if !self.graph.step(top).state.is_open() {
+            self.wake_targets(top);
+        }
+    }
+
+    /// Longer chains of dependents go first. Users come after their inputs in `wanted`.
+    fn rank(&mut self, wanted: &[StepId]) {
+        for step in wanted.iter().rev() {
+            let below = self.graph.step(*step).rank.saturating_add(1);
+            let inputs: Vec<StepId> = self.graph.inputs(*step).collect();
+            for input in inputs {
+                self.graph.raise(input, below);
+            }
+        }
+    }
+
+    /// Whether a step that was built must be built again, because a worker misses it that should have it.
+    fn is_gone(&self, id: StepId, answer: &Answer) -> bool {
+        self.graph.step(id).built.is_none_or(|built| {
+            let looked_before = built.tick > answer.since;
+            let another_has_it = built.by != answer.worker && self.workers.contains_key(&built.by);
+            !looked_before && !another_has_it
+        })
+    }
+
+    /// A target of the run wants this step.
+    fn admit_step(&mut self, run_id: RunId, id: StepId, answer: &Answer) {
+        let gone = self.is_gone(id, answer);
+        let state = self.graph.step(id).state;
+        let Some(run) = self.runs.get_mut(&run_id) else { return };
+        let held = run.holds.get(&id).copied();
+        if held.is_some() {
+            run.counts.deduplicated += 1;
+        }
+        let over = held.is_none_or(|hold| matches!(hold, Hold::Built | Hold::Cached));
+        if !over || (held.is_some() && state == State::Present && !gone) {
+            return;
+        }
+        let blamed = run.blamed.remove(&id);
+        match state {
+            State::Present if !gone => run.set_hold(id, Hold::Cached),
+            State::Waiting | State::Ready | State::Delayed(_) => {
+                run.set_hold(id, Hold::Waiting);
+                self.graph.join(id, run_id);
+            }
+            State::Leased(_) => {
+                run.set_hold(id, Hold::Running);
+                self.graph.join(id, run_id);
+                self.tell_started(id, &[run_id]);
+            }
+            State::Failed | State::DependencyFailed(_) => {
+                run.set_hold(id, Hold::Failed);
+                if !blamed {
+                    self.graph.step_mut(id).claims += 1;
+                }
+                self.blame(run_id, id);
+                self.tell_failed(id, &[run_id], StepEnd::NONE);
+            }
+            _ => {
+                run.set_hold(id, Hold::Waiting);
+                self.graph.open(id, run_id);
+                if let Some(root) = self.graph.failed_input(id) {
+                    self.doom(id, root);
+                }
+            }
+        }
+    }
+
+    /// A plan counts what would be wanted, and wants nothing.
+    fn plan_step(&mut self, run_id: RunId, id: StepId, answer: &Answer) {
+        let there = self.graph.step(id).state == State::Present && !self.is_gone(id, answer);
+        let Some(run) = self.runs.get_mut(&run_id) else { return };
+        if run.holds.contains_key(&id) {
+            run.counts.deduplicated += 1;
+        } else {
+            run.set_hold(id, if there { Hold::Cached } else { Hold::Waiting });
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Bugs to plant, so that the invariants can be seen to catch them.
+//!
+//! Without the feature `sabotage` nothing here can be reached and [`Fleet::sabotaged`] is constant.
+
+use crate::fleet::Fleet;
+
+/// A way to be wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(test, feature = "sabotage")),
+    allow(dead_code, unreachable_pub, reason = "only tests plant bugs")
+)]
+pub enum Sabotage {
+    /// To be right.
+    #[default]
+    Nothing,
+    /// No fencing: whoever reports a step as built is believed.
+    AcceptStaleReports,
+    /// A built step does not wake what waits for it.
+    ForgetDependents,
+    /// A step may be leased before its inputs are there.
+    IgnoreInputs,
+    /// A leased step stays in the queue.
+    LeaseTwice,
+    /// An ended lease keeps its slot.
+    LeakSlot,
+    /// Cancelling a run stops its steps, whoever else wants them.
+    ForgetInterest,
+    /// A lost worker's leases are dropped, their steps with them.
+    LoseBatches,
+    /// Hosts that an evaluator did not start are dropped.
+    LoseHosts,
+    /// Slots are not counted.
+    OverfillWorkers,
+    /// Systems and features are not looked at.
+    IgnoreNeeds,
+    /// Infrastructure failures are retried for ever.
+    RetryForEver,
+    /// A failure stops at the step itself.
+    FailAlone,
+    /// A failure takes an innocent bystander with it.
+    FailBystander,
+    /// The end of a run is told twice.
+    FinishTwice,
+    /// A built step is not counted.
+    Miscount,
+    /// A realise job of a lost worker is not given to another.
+    LoseRealises,
+    /// A rest never ends.
+    OversleepRetries,
+    /// Ready work waits for the next event but one.
+    LeaveIdle,
+}
+
+impl Fleet {
+    /// Plants a bug.
+    #[cfg(any(test, feature = "sabotage"))]
+    pub fn sabotage(&mut self, sabotage: Sabotage) {
+        self.sabotage = sabotage;
+        self.graph.sabotage = sabotage;
+    }
+
+    #[cfg(any(test, feature = "sabotage"))]
+    pub(crate) fn sabotaged(&self, sabotage: Sabotage) -> bool {
+        self.sabotage == sabotage
+    }
+
+    #[cfg(not(any(test, feature = "sabotage")))]
+    #[allow(clippy::unused_self, reason = "so that both forms are called alike")]
+    pub(crate) const fn sabotaged(&self, _: Sabotage) -> bool {
+        false
+    }
+}
