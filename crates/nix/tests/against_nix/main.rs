@@ -1,6 +1,7 @@
-//! The pure layer beside the real Nix: same bytes, same paths, same signatures.
+//! The pure layer beside the real Nix and beside published crates: same bytes, same paths, same signatures.
 
 mod addressing;
+mod crates;
 mod derivations;
 mod signatures;
 
