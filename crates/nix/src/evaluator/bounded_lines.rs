@@ -20,14 +20,7 @@ pub(super) struct BoundedLines<R> {
 
 impl<R: AsyncRead + Unpin> BoundedLines<R> {
     pub(super) fn new(reader: R, limit: usize) -> Self {
-        BoundedLines {
-            reader: BufReader::new(reader),
-            limit,
-            line: Line {
-                bytes: Vec::new(),
-                dropped: 0,
-            },
-        }
+        BoundedLines { reader: BufReader::new(reader), limit, line: Line { bytes: Vec::new(), dropped: 0 } }
     }
 
     /// The next line; nothing at the end of the stream. Loses nothing when it is dropped half-way.
@@ -52,13 +45,7 @@ impl<R: AsyncRead + Unpin> BoundedLines<R> {
     }
 
     fn take(&mut self) -> Line {
-        std::mem::replace(
-            &mut self.line,
-            Line {
-                bytes: Vec::new(),
-                dropped: 0,
-            },
-        )
+        std::mem::replace(&mut self.line, Line { bytes: Vec::new(), dropped: 0 })
     }
 }
 

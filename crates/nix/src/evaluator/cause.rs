@@ -10,20 +10,11 @@ const LIMIT: usize = 400;
 pub(super) fn short_cause(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let Some(start) = lines.iter().rposition(|line| line.starts_with("error:")) else {
-        return cut(lines
-            .iter()
-            .find(|line| !line.is_empty())
-            .copied()
-            .unwrap_or("no message"));
+        return cut(lines.iter().find(|line| !line.is_empty()).copied().unwrap_or("no message"));
     };
     let first = lines[start].trim_start_matches("error:").trim();
     let body: Vec<&str> = std::iter::once(first)
-        .chain(
-            lines[start + 1..]
-                .iter()
-                .copied()
-                .take_while(|line| !is_frame(line)),
-        )
+        .chain(lines[start + 1..].iter().copied().take_while(|line| !is_frame(line)))
         .filter(|line| !line.is_empty())
         .collect();
     let location = lines[start + 1..].iter().find_map(|line| location(line));
@@ -37,11 +28,7 @@ fn sentence(body: &[&str], location: Option<&str>) -> String {
     let head = head.trim_end_matches([';', '.']);
     if let Some(introduction) = head.strip_suffix(':') {
         let items: Vec<&str> = rest.iter().filter_map(|line| line.strip_prefix("- ")).collect();
-        let items = if items.is_empty() {
-            rest.iter().take(1).copied().collect()
-        } else {
-            items
-        };
+        let items = if items.is_empty() { rest.iter().take(1).copied().collect() } else { items };
         return format!("{introduction}: {}", items.join("; "));
     }
     if let Some(reason) = rest.iter().find_map(|line| line.strip_prefix("Reason: ")) {
@@ -158,11 +145,6 @@ mod tests {
         assert_eq!(short_cause("\nterminate called"), "terminate called");
         assert_eq!(short_cause("error:"), "an error without a message");
         assert_eq!(short_cause("error: a list:"), "a list:");
-        assert!(
-            short_cause(&format!("error: {}", "é".repeat(10_000)))
-                .chars()
-                .count()
-                <= 400
-        );
+        assert!(short_cause(&format!("error: {}", "é".repeat(10_000))).chars().count() <= 400);
     }
 }

@@ -28,17 +28,9 @@ impl Child {
     pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
         command.process_group(0).kill_on_drop(true);
         let (reply, answer) = oneshot::channel();
-        let order = Order {
-            command,
-            runtime: Handle::current(),
-            reply,
-        };
-        spawner()?
-            .send(order)
-            .map_err(|_| io::Error::other("the spawning thread is gone"))?;
-        answer
-            .await
-            .map_err(|_| io::Error::other("the spawning thread is gone"))?
+        let order = Order { command, runtime: Handle::current(), reply };
+        spawner()?.send(order).map_err(|_| io::Error::other("the spawning thread is gone"))?;
+        answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))?
     }
 
     pub(super) fn stdin(&mut self) -> Option<ChildStdin> {
@@ -67,11 +59,7 @@ impl Child {
 
     fn kill(&self) {
         // Before it is waited for, nobody else can have the number.
-        let group = self
-            .0
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let group = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(group) = group {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -102,10 +90,7 @@ fn spawner() -> io::Result<mpsc::Sender<Order>> {
 }
 
 #[cfg(target_os = "linux")]
-#[allow(
-    unsafe_code,
-    reason = "the parent-death signal can only be set between fork and exec"
-)]
+#[allow(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
 fn die_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     // SAFETY: the closure makes two system calls and allocates nothing, which is allowed after a fork.

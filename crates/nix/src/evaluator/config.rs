@@ -44,9 +44,7 @@ impl EvaluatorConfig {
             store_dir: StoreDir::default(),
             home,
             cache,
-            search_path: directory_of("git")
-                .map(PathBuf::into_os_string)
-                .unwrap_or_default(),
+            search_path: directory_of("git").map(PathBuf::into_os_string).unwrap_or_default(),
             environment: Vec::new(),
             features: Vec::new(),
             host_wall_limit: DEFAULT_WALL_LIMIT,

@@ -57,22 +57,10 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_its_string_or_its_line() {
-        for name in [
-            "\"; abort \"x",
-            "${abort \"x\"}",
-            "a\\",
-            "a\nb\tc\u{1b}d",
-            "é\u{1f980}",
-            "''",
-            "$${x}",
-        ] {
+        for name in ["\"; abort \"x", "${abort \"x\"}", "a\\", "a\nb\tc\u{1b}d", "é\u{1f980}", "''", "$${x}"]
+        {
             let expression = text(name);
-            assert!(
-                expression
-                    .bytes()
-                    .all(|byte| byte.is_ascii_graphic() || byte == b' '),
-                "{expression}"
-            );
+            assert!(expression.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{expression}");
             let inner = expression
                 .strip_prefix("(builtins.fromJSON \"\\\"")
                 .and_then(|rest| rest.strip_suffix("\\\"\")"))

@@ -17,11 +17,8 @@ pub enum ConfigurationKind {
 
 impl ConfigurationKind {
     /// Every kind there is.
-    pub const ALL: [ConfigurationKind; 3] = [
-        ConfigurationKind::Nixos,
-        ConfigurationKind::Darwin,
-        ConfigurationKind::Home,
-    ];
+    pub const ALL: [ConfigurationKind; 3] =
+        [ConfigurationKind::Nixos, ConfigurationKind::Darwin, ConfigurationKind::Home];
 
     /// The flake output that holds configurations of this kind.
     pub fn attribute(self) -> &'static str {

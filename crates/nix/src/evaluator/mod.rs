@@ -29,4 +29,4 @@ pub use repl::ReplEvaluator;
 pub use source::FlakeSource;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,38 +22,27 @@ pub struct ProcessEvaluator {
 impl ProcessEvaluator {
     /// Starts nothing yet.
     pub fn new(config: &EvaluatorConfig, source: &FlakeSource) -> Self {
-        ProcessEvaluator {
-            config: config.clone(),
-            reference: source.reference(&config.store_dir),
-        }
+        ProcessEvaluator { config: config.clone(), reference: source.reference(&config.store_dir) }
     }
 
     /// One process that evaluates one question and ends.
     async fn ask(&mut self, question: &str) -> Result<Heard, EvalError> {
         let nonce = fresh_nonce()?;
         let flake = expression::flake(&self.reference);
-        let expression = format!(
-            "let flake = {flake}; in {}",
-            announcement(&nonce, "value", QUESTION, question)
-        );
+        let expression =
+            format!("let flake = {flake}; in {}", announcement(&nonce, "value", QUESTION, question));
         let arguments = arguments(&self.config, "eval", &["--json", "--expr", &expression]);
         let mut process = Process::start(&self.config, nonce, &arguments).await?;
         process.hang_up();
         let mut heard = Heard::default();
         let limit = self.config.host_wall_limit;
         if timeout(limit, process.hear(QUESTION, &mut heard)).await.is_err() {
-            return Err(EvalError::TimedOut {
-                limit,
-                trace: heard.transcript.finish(),
-            });
+            return Err(EvalError::TimedOut { limit, trace: heard.transcript.finish() });
         }
         // An error ends this process too; only one without a word of Nix's is a death.
         if heard.value.is_none() && heard.transcript.error().is_none() {
             let cause = process.ending().await;
-            return Err(EvalError::Died {
-                cause,
-                trace: heard.transcript.finish(),
-            });
+            return Err(EvalError::Died { cause, trace: heard.transcript.finish() });
         }
         Ok(heard)
     }

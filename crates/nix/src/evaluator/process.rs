@@ -52,31 +52,17 @@ impl Process {
         nonce: String,
         arguments: &[S],
     ) -> Result<Process, EvalError> {
-        let start_error = |error: io::Error| EvalError::Start {
-            cause: format!("{}: {error}", config.nix.display()),
-        };
-        let home = FreshHome::make(&config.home, &nonce).map_err(|error| EvalError::Start {
-            cause: format!("{}: {error}", config.home.display()),
-        })?;
+        let start_error =
+            |error: io::Error| EvalError::Start { cause: format!("{}: {error}", config.nix.display()) };
+        let home = FreshHome::make(&config.home, &nonce)
+            .map_err(|error| EvalError::Start { cause: format!("{}: {error}", config.home.display()) })?;
         let mut command = Command::new(&config.nix);
-        command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         set_environment(&mut command, config, &home.0);
         let mut child = Child::spawn(command).await.map_err(start_error)?;
         let stdin = child.stdin();
-        let stderr = child
-            .stderr()
-            .ok_or_else(|| start_error(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Process {
-            child,
-            stdin,
-            lines: BoundedLines::new(stderr, LINE_LIMIT),
-            nonce,
-            _home: home,
-        })
+        let stderr = child.stderr().ok_or_else(|| start_error(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(Process { child, stdin, lines: BoundedLines::new(stderr, LINE_LIMIT), nonce, _home: home })
     }
 
     pub(super) fn nonce(&self) -> &str {
@@ -115,17 +101,13 @@ impl Process {
             };
             heard.transcript.note_cut(&line);
             match Said::parse(&line.bytes, &self.nonce) {
-                Said::Announcement {
-                    word,
-                    number: said,
-                    json,
-                } if said == number => match word.as_str() {
+                Said::Announcement { word, number: said, json } if said == number => match word.as_str() {
                     "value" => heard.value = Some(json),
                     "end" => return,
                     _ => {}
                 },
                 Said::Announcement { .. } | Said::Nothing => {}
-                Said::Error(text) => heard.transcript.push_error(text),
+                Said::Error(text) => heard.transcript.push_error(&text),
                 Said::Text(text) => heard.transcript.push(&text),
             }
         }
@@ -149,17 +131,13 @@ pub(super) fn fresh_nonce() -> Result<String, EvalError> {
     let mut random = [0; 16];
     fs::File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut random))
-        .map_err(|error| EvalError::Start {
-            cause: format!("/dev/urandom: {error}"),
-        })?;
+        .map_err(|error| EvalError::Start { cause: format!("/dev/urandom: {error}") })?;
     Ok(crate::base16::encode(&random))
 }
 
 /// The arguments that every evaluation has, for `nix` itself and for its subcommand.
 pub(super) fn arguments(config: &EvaluatorConfig, subcommand: &str, rest: &[&str]) -> Vec<String> {
-    let features = ["nix-command", "flakes"]
-        .into_iter()
-        .chain(config.features.iter().map(String::as_str));
+    let features = ["nix-command", "flakes"].into_iter().chain(config.features.iter().map(String::as_str));
     let features = features.collect::<Vec<_>>().join(" ");
     let options = [
         ("extra-experimental-features", features.as_str()),

@@ -42,12 +42,10 @@ impl ReplEvaluator {
         let process = evaluator.launch().await?;
         evaluator.process = Some(process);
         match evaluator.ask("true").await {
-            Ok(Answer {
-                value: Some(value), ..
-            }) if value == "true" => Ok(evaluator),
-            Ok(Answer { transcript, .. }) => Err(EvalError::Unsuitable {
-                cause: short_cause(&transcript.finish()),
-            }),
+            Ok(Answer { value: Some(value), .. }) if value == "true" => Ok(evaluator),
+            Ok(Answer { transcript, .. }) => {
+                Err(EvalError::Unsuitable { cause: short_cause(&transcript.finish()) })
+            }
             Err(EvalError::Died { cause, .. }) => Err(EvalError::Unsuitable { cause }),
             Err(error) => Err(error),
         }
@@ -64,15 +62,9 @@ impl ReplEvaluator {
     }
 
     async fn launch(&self) -> Result<Process, EvalError> {
-        let mut process = Process::start(
-            &self.config,
-            fresh_nonce()?,
-            &arguments(&self.config, "repl", &[]),
-        )
-        .await?;
-        process
-            .say(&format!("flake = {}\n", expression::flake(&self.reference)))
-            .await;
+        let mut process =
+            Process::start(&self.config, fresh_nonce()?, &arguments(&self.config, "repl", &[])).await?;
+        process.say(&format!("flake = {}\n", expression::flake(&self.reference))).await;
         Ok(process)
     }
 
@@ -94,23 +86,16 @@ impl ReplEvaluator {
             process.hear(number, &mut heard).await;
         };
         if timeout(limit, conversation).await.is_err() {
-            return Err(EvalError::TimedOut {
-                limit,
-                trace: heard.transcript.finish(),
-            });
+            return Err(EvalError::TimedOut { limit, trace: heard.transcript.finish() });
         }
         if heard.ended {
-            let cause = process.ending().await;
-            return Err(EvalError::Died {
-                cause,
-                trace: heard.transcript.finish(),
-            });
+            let ending = process.ending().await;
+            let last_words = heard.transcript.error().map(|error| format!(": {}", short_cause(error)));
+            let cause = format!("{ending}{}", last_words.unwrap_or_default());
+            return Err(EvalError::Died { cause, trace: heard.transcript.finish() });
         }
         self.process = Some(process);
-        Ok(Answer {
-            value: heard.value,
-            transcript: heard.transcript,
-        })
+        Ok(Answer { value: heard.value, transcript: heard.transcript })
     }
 }
 
@@ -141,13 +126,8 @@ pub(super) fn read_names(
     match names {
         Some(names) => Ok(names.into_iter().map(|name| HostAttr { kind, name }).collect()),
         None => {
-            let cause = transcript
-                .error()
-                .map_or_else(|| "it has no list of names".to_owned(), short_cause);
-            Err(EvalError::Flake {
-                cause,
-                trace: transcript.finish(),
-            })
+            let cause = transcript.error().map_or_else(|| "it has no list of names".to_owned(), short_cause);
+            Err(EvalError::Flake { cause, trace: transcript.finish() })
         }
     }
 }
@@ -160,26 +140,15 @@ pub(super) fn read_toplevel(
 ) -> Result<Toplevel, EvalError> {
     let store = &config.store_dir;
     let Some(json) = value else {
-        let cause = transcript.error().map_or_else(
-            || "nix gave neither a result nor an error".to_owned(),
-            short_cause,
-        );
-        return Err(EvalError::Host {
-            cause,
-            trace: transcript.finish(),
-        });
+        let cause = transcript
+            .error()
+            .map_or_else(|| "nix gave neither a result nor an error".to_owned(), short_cause);
+        return Err(EvalError::Host { cause, trace: transcript.finish() });
     };
     let toplevel = serde_json::from_str::<ToplevelSaid>(&json).ok().and_then(|said| {
-        let drv = store
-            .parse(&said.drv)
-            .ok()
-            .filter(crate::StorePath::is_derivation)?;
+        let drv = store.parse(&said.drv).ok().filter(crate::StorePath::is_derivation)?;
         // A path that is known only after the build is shown as a placeholder outside the store.
-        Some(Toplevel {
-            drv,
-            output_name: said.name,
-            output: store.parse(&said.out).ok(),
-        })
+        Some(Toplevel { drv, output_name: said.name, output: store.parse(&said.out).ok() })
     });
     toplevel.ok_or_else(|| EvalError::Host {
         cause: "the toplevel is not a derivation".to_owned(),

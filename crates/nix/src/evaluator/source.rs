@@ -61,9 +61,7 @@ mod tests {
     #[test]
     fn every_character_of_a_fact_stays_inside_its_place() {
         let source = FlakeSource {
-            path: "7rjj9cplsvfl4kd7m3iil3fm0hbjxzk1-a+b?c=d"
-                .parse()
-                .expect("a store path"),
+            path: "7rjj9cplsvfl4kd7m3iil3fm0hbjxzk1-a+b?c=d".parse().expect("a store path"),
             nar_hash: NarHash([0xff; 32]),
             rev: Some("ab&dir=/".into()),
             rev_count: Some(3),

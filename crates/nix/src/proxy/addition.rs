@@ -44,12 +44,7 @@ pub(super) async fn add(
     let references = values::read_paths(&mut client.reader, store).await?;
     let _repair = codec::read_bool(&mut client.reader).await?;
     let mut request = Encoder::new();
-    request
-        .word(ADD_TO_STORE)
-        .bytes(&name)
-        .bytes(&method)
-        .paths(store, &references)
-        .flag(false);
+    request.word(ADD_TO_STORE).bytes(&name).bytes(&method).paths(store, &references).flag(false);
     upstream.send(&request).await?;
     let mut kept = (method == TEXT && name.ends_with(".drv")).then(Vec::new);
     if !pass_through(client, upstream, kept.as_mut()).await? {
@@ -57,10 +52,7 @@ pub(super) async fn add(
     }
     let info = values::read_path_info(&mut upstream.reader, store).await?;
     client.reply(Encoder::new().path_info(store, &info)).await?;
-    Ok(Some(Added {
-        path: info.path,
-        derivation: kept.map(|aterm| (aterm.into(), references)),
-    }))
+    Ok(Some(Added { path: info.path, derivation: kept.map(|aterm| (aterm.into(), references)) }))
 }
 
 /// `AddToStoreNar`, for content-addressed paths only: the daemon is made to check that they are what they claim.
@@ -70,33 +62,21 @@ pub(super) async fn add_nar(
     store: &StoreDir,
 ) -> Result<Result<Option<Added>, &'static str>, DaemonError> {
     let info = values::read_path_info(&mut client.reader, store).await?;
-    let (_repair, _unchecked) = (
-        codec::read_bool(&mut client.reader).await?,
-        codec::read_bool(&mut client.reader).await?,
-    );
+    let (_repair, _unchecked) =
+        (codec::read_bool(&mut client.reader).await?, codec::read_bool(&mut client.reader).await?);
     if info.content_address.is_none() {
         FramedReader::new(&mut client.reader).drain().await?;
         return Ok(Err("only content-addressed paths may be added during evaluation"));
     }
-    let info = PathInfo {
-        ultimate: false,
-        ..info
-    };
+    let info = PathInfo { ultimate: false, ..info };
     let mut request = Encoder::new();
-    request
-        .word(ADD_TO_STORE_NAR)
-        .path_info(store, &info)
-        .flag(false)
-        .flag(false);
+    request.word(ADD_TO_STORE_NAR).path_info(store, &info).flag(false).flag(false);
     upstream.send(&request).await?;
     if !pass_through(client, upstream, None).await? {
         return Ok(Ok(None));
     }
     client.reply(&Encoder::new()).await?;
-    Ok(Ok(Some(Added {
-        path: info.path,
-        derivation: None,
-    })))
+    Ok(Ok(Some(Added { path: info.path, derivation: None })))
 }
 
 /// Copies the body up while messages come down; false when the daemon failed.
@@ -125,12 +105,7 @@ async fn copy_body(
         total += read as u64;
         let limit = if kept.is_some() { DERIVATION } else { BODY };
         if total > limit {
-            return Err(Malformed::TooLong {
-                what: "an addition to the store",
-                length: total,
-                limit,
-            }
-            .into());
+            return Err(Malformed::TooLong { what: "an addition to the store", length: total, limit }.into());
         }
         chunk[..8].copy_from_slice(&(read as u64).to_le_bytes());
         writer.write_all(&chunk[..8 + read]).await?;

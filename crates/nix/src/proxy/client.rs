@@ -29,19 +29,14 @@ impl Client {
     /// Greets; afterwards the client waits for the end of our start-up, or an error.
     pub(super) async fn greet(stream: UnixStream, nix_version: &str) -> Result<Client, ReadError> {
         let (reader, writer) = stream.into_split();
-        let mut client = Client {
-            reader: BufReader::new(reader),
-            writer,
-        };
+        let mut client = Client { reader: BufReader::new(reader), writer };
         let greeting = Greeting {
             dialect: Dialect::plain(NEWEST),
             nix_version: nix_version.to_owned(),
             trust: Trust::NotTrusted,
         };
         let greeted = greet_client(&mut client.reader, &mut client.writer, &greeting);
-        timeout(PATIENCE, greeted)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        timeout(PATIENCE, greeted).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(client)
     }
 
@@ -85,9 +80,5 @@ pub(super) async fn gone(reader: &mut BufReader<OwnedReadHalf>) {
 
 /// An error of ours.
 pub(super) fn refusal(message: String) -> RemoteError {
-    RemoteError {
-        level: 0,
-        message,
-        traces: Vec::new(),
-    }
+    RemoteError { level: 0, message, traces: Vec::new() }
 }

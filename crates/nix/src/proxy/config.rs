@@ -32,11 +32,6 @@ pub struct ProxyConfig {
 impl ProxyConfig {
     /// The defaults for a socket in front of a daemon.
     pub fn new(listen: PathBuf, upstream: DaemonAddress, imports: ImportPolicy) -> Self {
-        ProxyConfig {
-            listen,
-            upstream,
-            imports,
-            seen_bytes: DEFAULT_SEEN_BYTES,
-        }
+        ProxyConfig { listen, upstream, imports, seen_bytes: DEFAULT_SEEN_BYTES }
     }
 }

@@ -43,9 +43,7 @@ impl LocalImports {
 impl BuildImports for LocalImports {
     async fn build(&self, wanted: Vec<DerivedPath>) -> Result<Vec<(DerivedPath, BuildResult)>, ImportError> {
         let mut daemon = Daemon::connect(&self.daemon).await?;
-        let results = daemon
-            .build_paths_with_results(&wanted, &mut |_| ControlFlow::Continue(()))
-            .await?;
+        let results = daemon.build_paths_with_results(&wanted, &mut |_| ControlFlow::Continue(())).await?;
         Ok(results)
     }
 }

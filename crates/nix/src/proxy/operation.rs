@@ -6,10 +6,7 @@ use super::shape::Part::{self, Many, Maybe, Text, Word};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rule {
     /// The daemon answers; only the shapes matter.
-    Forward {
-        request: &'static [Part],
-        reply: &'static [Part],
-    },
+    Forward { request: &'static [Part], reply: &'static [Part] },
     /// As `Forward`, and the path stays rooted as long as the proxy lives.
     Root,
     /// A file or tree, named by its content.
@@ -25,21 +22,8 @@ pub(super) enum Rule {
 }
 
 /// `SetOptions`: twelve words and the overrides.
-pub(super) const OPTIONS: &[Part] = &[
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Word,
-    Many(&[Text, Text]),
-];
+pub(super) const OPTIONS: &[Part] =
+    &[Word, Word, Word, Word, Word, Word, Word, Word, Word, Word, Word, Word, Many(&[Text, Text])];
 
 pub(super) const ADD_TEMP_ROOT: u64 = 11;
 pub(super) const ADD_TO_STORE: u64 = 7;
@@ -61,10 +45,7 @@ pub(super) fn rule(number: u64) -> Rule {
         // QueryPathFromHashPart
         29 => (PATH, PATH),
         // QuerySubstitutablePathInfos
-        30 => (
-            &[Many(&[Text, Text])],
-            &[Many(&[Text, Text, Many(PATH), Word, Word])],
-        ),
+        30 => (&[Many(&[Text, Text])], &[Many(&[Text, Text, Many(PATH), Word, Word])]),
         // QueryValidPaths
         31 => (&[Many(PATH), Word], PATHS),
         // QuerySubstitutablePaths

@@ -31,19 +31,11 @@ struct State {
 
 impl SeenDerivations {
     pub(super) fn new(limit: usize) -> Self {
-        SeenDerivations {
-            limit,
-            state: Mutex::default(),
-        }
+        SeenDerivations { limit, state: Mutex::default() }
     }
 
     pub(super) fn get(&self, path: &StorePath) -> Option<Arc<SeenDerivation>> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .derivations
-            .get(path)
-            .cloned()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).derivations.get(path).cloned()
     }
 
     pub(super) fn insert(&self, path: StorePath, derivation: SeenDerivation) {
@@ -79,24 +71,16 @@ mod tests {
         let seen = SeenDerivations::new(1000);
         let path =
             |number: u32| -> StorePath { format!("{number:0>32}-x.drv").parse().expect("a store path") };
-        let derivation = || SeenDerivation {
-            aterm: Bytes::from(vec![0; 150]),
-            references: BTreeSet::new(),
-        };
+        let derivation = || SeenDerivation { aterm: Bytes::from(vec![0; 150]), references: BTreeSet::new() };
         for number in 0..10 {
             seen.insert(path(number), derivation());
             seen.insert(path(number), derivation());
         }
-        let kept: Vec<u32> = (0..10)
-            .filter(|number| seen.get(&path(*number)).is_some())
-            .collect();
+        let kept: Vec<u32> = (0..10).filter(|number| seen.get(&path(*number)).is_some()).collect();
         assert_eq!(kept, [6, 7, 8, 9]);
         seen.insert(
             path(10),
-            SeenDerivation {
-                aterm: Bytes::from(vec![0; 2000]),
-                references: BTreeSet::new(),
-            },
+            SeenDerivation { aterm: Bytes::from(vec![0; 2000]), references: BTreeSet::new() },
         );
         assert!((0..=10).all(|number| seen.get(&path(number)).is_none()));
     }

@@ -35,12 +35,7 @@ impl StoreProxy {
         let roots = Roots::start(config.upstream.clone()).await?;
         let listener = listen(&config.listen)?;
         let seen = SeenDerivations::new(config.seen_bytes);
-        let shared = Arc::new(Shared {
-            config,
-            imports,
-            roots,
-            seen,
-        });
+        let shared = Arc::new(Shared { config, imports, roots, seen });
         let listening = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(StoreProxy { shared, listening })
     }
@@ -48,11 +43,7 @@ impl StoreProxy {
     /// What evaluators take as their store.
     pub fn store_uri(&self) -> String {
         let config = &self.shared.config;
-        DaemonAddress {
-            socket: config.listen.clone(),
-            ..config.upstream.clone()
-        }
-        .store_uri()
+        DaemonAddress { socket: config.listen.clone(), ..config.upstream.clone() }.store_uri()
     }
 
     /// A derivation as an evaluator wrote it; nothing when none did, or it was forgotten.
@@ -63,10 +54,7 @@ impl StoreProxy {
 
 impl std::fmt::Debug for StoreProxy {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("StoreProxy")
-            .field("config", &self.shared.config)
-            .finish_non_exhaustive()
+        formatter.debug_struct("StoreProxy").field("config", &self.shared.config).finish_non_exhaustive()
     }
 }
 
@@ -102,20 +90,11 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
 }
 
 fn listen(socket: &Path) -> Result<UnixListener, ProxyError> {
-    let failed = |source: io::Error| ProxyError::Listen {
-        socket: socket.to_owned(),
-        source,
-    };
+    let failed = |source: io::Error| ProxyError::Listen { socket: socket.to_owned(), source };
     let directory = socket.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     if fs::metadata(directory).map_err(failed)?.mode() & 0o077 != 0 {
-        return Err(ProxyError::OpenDirectory {
-            directory: directory.to_owned(),
-        });
+        return Err(ProxyError::OpenDirectory { directory: directory.to_owned() });
     }
     // Whoever made it is gone: the directory is ours alone.
     if fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket()) {

@@ -34,20 +34,14 @@ pub(super) struct Shared {
 /// Serves a client until it hangs up, is refused, or errs.
 pub(super) async fn serve(shared: &Shared, stream: UnixStream) -> Result<(), DaemonError> {
     let upstream = Upstream::connect(&shared.config.upstream).await;
-    let version = upstream
-        .as_ref()
-        .map_or("unknown", |upstream| upstream.nix_version());
+    let version = upstream.as_ref().map_or("unknown", |upstream| upstream.nix_version());
     let mut client = Client::greet(stream, version).await?;
     let upstream = match upstream {
         Ok(upstream) => upstream,
         Err(error) => return Ok(client.dismiss(&error.to_string()).await?),
     };
     client.reply(&Encoder::new()).await?;
-    let mut session = Session {
-        shared,
-        client,
-        upstream,
-    };
+    let mut session = Session { shared, client, upstream };
     let ended = session.run().await;
     // The connection upstream holds the client's roots until the proxy's own does.
     shared.roots.settle().await;
@@ -86,9 +80,7 @@ impl Session<'_> {
                 }
                 Rule::Refuse(name) => {
                     tracing::debug!(number, name, "refused an evaluator's request");
-                    return Ok(Some(format!(
-                        "{name} ({number}) is not allowed during evaluation"
-                    )));
+                    return Ok(Some(format!("{name} ({number}) is not allowed during evaluation")));
                 }
             }
         }
@@ -138,9 +130,7 @@ impl Session<'_> {
             return;
         };
         if let Some((aterm, references)) = derivation {
-            self.shared
-                .seen
-                .insert(path.clone(), SeenDerivation { aterm, references });
+            self.shared.seen.insert(path.clone(), SeenDerivation { aterm, references });
         }
         self.shared.roots.hold(path).await;
     }
@@ -163,9 +153,7 @@ impl Session<'_> {
         mode: u64,
     ) -> Result<Result<(), String>, DaemonError> {
         if mode != 0 {
-            return Ok(Err(
-                "repairing and checking are not allowed during evaluation".to_owned()
-            ));
+            return Ok(Err("repairing and checking are not allowed during evaluation".to_owned()));
         }
         if self.shared.config.imports == ImportPolicy::Forbid {
             let names: Vec<String> = wanted.iter().map(|path| path.base().name().to_owned()).collect();

@@ -111,10 +111,7 @@ fn spend(left: &mut u64, bytes: u64) -> Result<(), Malformed> {
 mod tests {
     use super::*;
 
-    const INFO: &[Part] = &[
-        Part::Word,
-        Part::Many(&[Part::Text, Part::Many(&[Part::Text]), Part::Word]),
-    ];
+    const INFO: &[Part] = &[Part::Word, Part::Many(&[Part::Text, Part::Many(&[Part::Text]), Part::Word])];
 
     #[tokio::test]
     async fn a_message_arrives_as_it_was() {
@@ -125,9 +122,7 @@ mod tests {
         }
         let bytes = message.into_bytes();
         let mut copied = Encoder::new();
-        copy(&mut bytes.as_slice(), INFO, &mut copied)
-            .await
-            .expect("well-formed");
+        copy(&mut bytes.as_slice(), INFO, &mut copied).await.expect("well-formed");
         assert_eq!(copied.as_bytes(), bytes);
         for cut in 0..bytes.len() {
             assert!(copy(&mut &bytes[..cut], INFO, &mut Encoder::new()).await.is_err());
@@ -140,9 +135,7 @@ mod tests {
             let bytes = claim.to_le_bytes();
             for part in [Part::Text, Part::Many(&[Part::Word])] {
                 assert!(
-                    copy(&mut bytes.as_slice(), &[part], &mut Encoder::new())
-                        .await
-                        .is_err(),
+                    copy(&mut bytes.as_slice(), &[part], &mut Encoder::new()).await.is_err(),
                     "{claim:#x}"
                 );
             }

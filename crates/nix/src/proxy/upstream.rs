@@ -39,31 +39,19 @@ pub(super) enum Told {
 
 impl Upstream {
     pub(super) async fn connect(address: &DaemonAddress) -> Result<Self, DaemonError> {
-        let timed_out = || DaemonError::GreetingTimedOut {
-            socket: address.socket.clone(),
-            limit: GREETING,
-        };
-        tokio::time::timeout(GREETING, Self::greet(address))
-            .await
-            .map_err(|_| timed_out())?
+        let timed_out = || DaemonError::GreetingTimedOut { socket: address.socket.clone(), limit: GREETING };
+        tokio::time::timeout(GREETING, Self::greet(address)).await.map_err(|_| timed_out())?
     }
 
     async fn greet(address: &DaemonAddress) -> Result<Self, DaemonError> {
         let stream = UnixStream::connect(&address.socket)
             .await
-            .map_err(|source| DaemonError::Connect {
-                socket: address.socket.clone(),
-                source,
-            })?;
+            .map_err(|source| DaemonError::Connect { socket: address.socket.clone(), source })?;
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let greeting = greet_server(&mut reader, &mut writer).await?;
-        let mut upstream = Upstream {
-            reader,
-            writer,
-            address: address.clone(),
-            nix_version: greeting.nix_version,
-        };
+        let mut upstream =
+            Upstream { reader, writer, address: address.clone(), nix_version: greeting.nix_version };
         upstream.finish().await?.map_err(Box::new)?;
         Ok(upstream)
     }

@@ -21,7 +21,7 @@ pub(crate) const PRELUDE: &str = r#"
 pub(crate) struct Bench {
     pub(crate) proxy: StoreProxy,
     pub(crate) daemon: NixDaemon,
-    directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Bench {
@@ -39,21 +39,12 @@ impl Bench {
         let address = DaemonAddress::from_store_uri(&daemon.store_uri()).expect("the daemon's address");
         let imports = imports.unwrap_or_else(|| Arc::new(LocalImports::new(address.clone())));
         let config = ProxyConfig::new(directory.path().join("proxy/s"), address, policy);
-        let proxy = StoreProxy::start(config, imports)
-            .await
-            .expect("the proxy starts");
-        Bench {
-            proxy,
-            daemon,
-            directory,
-        }
+        let proxy = StoreProxy::start(config, imports).await.expect("the proxy starts");
+        Bench { proxy, daemon, directory }
     }
 
     pub(crate) fn config(&self) -> EvaluatorConfig {
-        let (home, cache) = (
-            self.directory.path().join("homes"),
-            self.directory.path().join("cache"),
-        );
+        let (home, cache) = (self.directory.path().join("homes"), self.directory.path().join("cache"));
         EvaluatorConfig::new(self.daemon.nix_bin(), self.proxy.store_uri(), home, cache)
     }
 
@@ -78,9 +69,7 @@ impl Bench {
             &url(repo, subdir),
         ]);
         let Metadata { path, locked } = serde_json::from_str(&metadata).expect("metadata");
-        let (path, _) = StoreDir::default()
-            .parse_within(&path)
-            .expect("a path in the store");
+        let (path, _) = StoreDir::default().parse_within(&path).expect("a path in the store");
         FlakeSource {
             path,
             nar_hash: locked.nar_hash.parse().expect("a NAR hash"),
@@ -97,11 +86,8 @@ impl Bench {
         std::fs::create_dir_all(&tree).expect("a directory");
         std::fs::copy(repo.path().join("flake.nix"), tree.join("flake.nix")).expect("a copy");
         let path =
-            self.daemon
-                .nix_stdout(["store", "add", "--name", "source", tree.to_str().expect("UTF-8")]);
-        let hash = self
-            .daemon
-            .nix_stdout(["hash", "path", "--sri", tree.to_str().expect("UTF-8")]);
+            self.daemon.nix_stdout(["store", "add", "--name", "source", tree.to_str().expect("UTF-8")]);
+        let hash = self.daemon.nix_stdout(["hash", "path", "--sri", tree.to_str().expect("UTF-8")]);
         FlakeSource {
             path: StoreDir::default().parse(&path).expect("a store path"),
             nar_hash: hash.parse().expect("a NAR hash"),
@@ -121,18 +107,13 @@ impl Bench {
     /// The derivation that plain Nix instantiates for a host.
     pub(crate) fn plain_drv(&self, repo: &GitRepo, name: &str) -> StorePath {
         let attribute = format!("nixosConfigurations.\"{name}\".config.system.build.toplevel.drvPath");
-        StoreDir::default()
-            .parse(&self.plain_eval(repo, None, &attribute))
-            .expect("a store path")
+        StoreDir::default().parse(&self.plain_eval(repo, None, &attribute)).expect("a store path")
     }
 }
 
 /// A host of NixOS's kind.
 pub(crate) fn nixos(name: &str) -> HostAttr {
-    HostAttr {
-        kind: ConfigurationKind::Nixos,
-        name: name.to_owned(),
-    }
+    HostAttr { kind: ConfigurationKind::Nixos, name: name.to_owned() }
 }
 
 fn url(repo: &GitRepo, subdir: Option<&str>) -> String {

@@ -20,77 +20,34 @@ const BAD: &[(&str, &str, &str)] = &[
         r#"host (throw "\nFailed assertions:\n- No root file system.\n- No boot loader.")"#,
         "Failed assertions: No root file system.; No boot loader.",
     ),
-    (
-        "aborts",
-        r#"host (abort "stop")"#,
-        "evaluation aborted with the following error message: 'stop'",
-    ),
+    ("aborts", r#"host (abort "stop")"#, "evaluation aborted with the following error message: 'stop'"),
     (
         "infinite",
         "host (let x = x + 1; in drv \"a${toString x}\")",
         "infinite recursion encountered, at flake.nix:",
     ),
-    (
-        "overflow",
-        "host (drv (let f = x: f (x + 1) + 1; in toString (f 0)))",
-        "stack overflow",
-    ),
-    (
-        "missing",
-        "host ({ }.nope)",
-        "attribute 'nope' missing, at flake.nix:",
-    ),
-    (
-        "asserts",
-        "host (assert false; drv \"x\")",
-        "assertion 'false' failed, at flake.nix:",
-    ),
-    (
-        "typeerror",
-        "host (drv (1 + \"a\"))",
-        "cannot add a string to an integer, at flake.nix:",
-    ),
-    (
-        "impure",
-        "host (drv (builtins.readFile /etc/passwd))",
-        "access to absolute path '/etc",
-    ),
+    ("overflow", "host (drv (let f = x: f (x + 1) + 1; in toString (f 0)))", "stack overflow"),
+    ("missing", "host ({ }.nope)", "attribute 'nope' missing, at flake.nix:"),
+    ("asserts", "host (assert false; drv \"x\")", "assertion 'false' failed, at flake.nix:"),
+    ("typeerror", "host (drv (1 + \"a\"))", "cannot add a string to an integer, at flake.nix:"),
+    ("impure", "host (drv (builtins.readFile /etc/passwd))", "access to absolute path '/etc"),
     ("number", "host 42", "expected a set but found an integer"),
     ("nothing", "{ }", "attribute 'config' missing"),
-    (
-        "nodrv",
-        "host { type = \"derivation\"; }",
-        "attribute 'drvPath' missing",
-    ),
+    ("nodrv", "host { type = \"derivation\"; }", "attribute 'drvPath' missing"),
     (
         "fakedrv",
         "host { drvPath = \"/etc/passwd\"; outPath = \"x\"; outputName = \"out\"; }",
         "the toplevel is not a derivation",
     ),
-    (
-        "badimport",
-        "host (drv \"x${import (ifd \"echo '{' > $out\")}\")",
-        "syntax error",
-    ),
-    (
-        "failedimport",
-        "host (drv \"x${import (ifd \"echo oops >&2; exit 3\")}\")",
-        "",
-    ),
-    (
-        "nofetch",
-        "host (drv \"x${builtins.fetchurl \"http://127.0.0.1:9/x\"}\")",
-        "in pure evaluation mode",
-    ),
+    ("badimport", "host (drv \"x${import (ifd \"echo '{' > $out\")}\")", "syntax error"),
+    ("failedimport", "host (drv \"x${import (ifd \"echo oops >&2; exit 3\")}\")", ""),
+    ("nofetch", "host (drv \"x${builtins.fetchurl \"http://127.0.0.1:9/x\"}\")", "in pure evaluation mode"),
 ];
 
 fn flake_with_bad_hosts() -> String {
     let mut hosts = String::new();
     for (index, (name, value, _)) in BAD.iter().enumerate() {
-        let _ = writeln!(
-            hosts,
-            "{name} = {value}; good{index} = host (drv \"good{index}\");"
-        );
+        let _ = writeln!(hosts, "{name} = {value}; good{index} = host (drv \"good{index}\");");
     }
     format!("nixosConfigurations = {{ {hosts} }};")
 }
@@ -103,22 +60,11 @@ async fn bad_hosts_leave_the_good_ones_alone(bench: &Bench, evaluator: &mut dyn 
             panic!("{name}: {error:?}");
         };
         assert!(found.contains(cause), "{name}: {found}\n{trace}");
-        assert!(
-            !found.is_empty() && !found.contains(['\n', '\u{1b}']),
-            "{name}: {found:?}"
-        );
+        assert!(!found.is_empty() && !found.contains(['\n', '\u{1b}']), "{name}: {found:?}");
         assert!(*name == "fakedrv" || trace.contains("error:"), "{name}: {trace}");
-        let good = evaluator
-            .evaluate(&nixos(&format!("good{index}")))
-            .await
-            .expect("a good host");
+        let good = evaluator.evaluate(&nixos(&format!("good{index}"))).await.expect("a good host");
         assert_eq!(good.drv.to_string(), drvs[index]);
-        assert!(
-            bench
-                .daemon
-                .physical(&format!("/nix/store/{}", good.drv))
-                .exists()
-        );
+        assert!(bench.daemon.physical(&format!("/nix/store/{}", good.drv)).exists());
     }
 }
 
@@ -127,12 +73,9 @@ async fn bad_hosts_never_touch_good_ones_in_one_process() {
     let bench = Bench::start().await;
     let repo = bench.flake(&flake_with_bad_hosts());
     let source = bench.source(&repo, None);
-    let drvs: Vec<String> = (0..BAD.len())
-        .map(|index| bench.plain_drv(&repo, &format!("good{index}")).to_string())
-        .collect();
-    let mut evaluator = ReplEvaluator::start(&bench.config(), &source)
-        .await
-        .expect("an evaluator");
+    let drvs: Vec<String> =
+        (0..BAD.len()).map(|index| bench.plain_drv(&repo, &format!("good{index}")).to_string()).collect();
+    let mut evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
     let process = evaluator.process_id();
     bad_hosts_leave_the_good_ones_alone(&bench, &mut evaluator, &drvs).await;
     assert!(process.is_some());
@@ -149,33 +92,20 @@ async fn imports_are_built_where_they_are_allowed_and_named_where_not() {
     let bench = Bench::start().await;
     let repo = bench.flake(outputs);
     let source = bench.source(&repo, None);
-    let mut evaluator = start_evaluator(&bench.config(), &source)
-        .await
-        .expect("an evaluator");
-    let toplevel = evaluator
-        .evaluate(&nixos("imports"))
-        .await
-        .expect("an import is built");
+    let mut evaluator = start_evaluator(&bench.config(), &source).await.expect("an evaluator");
+    let toplevel = evaluator.evaluate(&nixos("imports")).await.expect("an import is built");
     assert_eq!(toplevel.drv.name(), "xhello.drv");
     assert_eq!(toplevel.drv, bench.plain_drv(&repo, "imports"));
 
     let strict = Bench::of(NixDaemon::start_default(), ImportPolicy::Forbid, None).await;
     let source = strict.source(&strict.flake(outputs), None);
-    let mut evaluator = start_evaluator(&strict.config(), &source)
-        .await
-        .expect("an evaluator");
-    let error = evaluator
-        .evaluate(&nixos("imports"))
-        .await
-        .expect_err("imports are forbidden");
+    let mut evaluator = start_evaluator(&strict.config(), &source).await.expect("an evaluator");
+    let error = evaluator.evaluate(&nixos("imports")).await.expect_err("imports are forbidden");
     assert_eq!(
         error.to_string(),
         "import from derivation is not allowed here: evaluation needs imported.drv built"
     );
-    evaluator
-        .evaluate(&nixos("plain"))
-        .await
-        .expect("the next host is not to blame");
+    evaluator.evaluate(&nixos("plain")).await.expect("the next host is not to blame");
 }
 
 #[tokio::test]
@@ -206,14 +136,10 @@ async fn names_are_data_whatever_is_in_them() {
         );
     }
     let bench = Bench::start().await;
-    let repo = bench.flake(&format!(
-        "nixosConfigurations = builtins.listToAttrs [ {attributes} ];"
-    ));
+    let repo = bench.flake(&format!("nixosConfigurations = builtins.listToAttrs [ {attributes} ];"));
     let source = bench.source(&repo, None);
     let mut fallback = ProcessEvaluator::new(&bench.config(), &source);
-    let mut evaluator = ReplEvaluator::start(&bench.config(), &source)
-        .await
-        .expect("an evaluator");
+    let mut evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
     let mut expected: Vec<&str> = names.to_vec();
     expected.sort_unstable();
     for evaluator in [&mut evaluator as &mut dyn Evaluator, &mut fallback] {
@@ -230,10 +156,7 @@ async fn names_are_data_whatever_is_in_them() {
             let toplevel = evaluator.evaluate(&nixos(name)).await.expect(name);
             assert_eq!(toplevel.drv.name(), format!("host{index}.drv"));
         }
-        let error = evaluator
-            .evaluate(&nixos("nosuch\u{7}"))
-            .await
-            .expect_err("there is no such host");
+        let error = evaluator.evaluate(&nixos("nosuch\u{7}")).await.expect_err("there is no such host");
         assert!(error.to_string().contains("missing"), "{error}");
     }
 }
@@ -246,14 +169,9 @@ async fn every_kind_is_found_at_its_place() {
            homeConfigurations."me@laptop".activationPackage = drv "home";"#,
     );
     let source = bench.source(&repo, None);
-    let mut evaluator = start_evaluator(&bench.config(), &source)
-        .await
-        .expect("an evaluator");
+    let mut evaluator = start_evaluator(&bench.config(), &source).await.expect("an evaluator");
     let hosts = evaluator.discover(&ConfigurationKind::ALL).await.expect("hosts");
-    let host = |kind, name: &str| HostAttr {
-        kind,
-        name: name.to_owned(),
-    };
+    let host = |kind, name: &str| HostAttr { kind, name: name.to_owned() };
     assert_eq!(
         hosts,
         [
@@ -263,11 +181,8 @@ async fn every_kind_is_found_at_its_place() {
         ]
     );
     for (host, drv) in hosts.iter().zip(["mac.drv", "new.drv", "home.drv"]) {
-        let Toplevel {
-            drv: found,
-            output_name,
-            output,
-        } = evaluator.evaluate(host).await.expect("a toplevel");
+        let Toplevel { drv: found, output_name, output } =
+            evaluator.evaluate(host).await.expect("a toplevel");
         assert_eq!((found.name(), output_name.as_str()), (drv, "out"));
         assert_eq!(output.expect("a known path").name(), drv.trim_end_matches(".drv"));
     }
@@ -283,10 +198,7 @@ async fn a_path_known_only_after_the_build_is_not_made_up() {
     let source = bench.source(&repo, None);
     let mut config = bench.config();
     let mut evaluator = start_evaluator(&config, &source).await.expect("an evaluator");
-    let error = evaluator
-        .evaluate(&nixos("floats"))
-        .await
-        .expect_err("the feature is off");
+    let error = evaluator.evaluate(&nixos("floats")).await.expect_err("the feature is off");
     assert!(error.to_string().contains("ca-derivations"), "{error}");
     config.features.push("ca-derivations".to_owned());
     let mut evaluator = start_evaluator(&config, &source).await.expect("an evaluator");
@@ -301,30 +213,17 @@ async fn a_path_known_only_after_the_build_is_not_made_up() {
 async fn a_broken_flake_is_the_flakes_fault() {
     let bench = Bench::start().await;
     let repo = bench.flake("nixosConfigurations = throw \"all is lost\";");
-    let mut evaluator = start_evaluator(&bench.config(), &bench.source(&repo, None))
-        .await
-        .expect("an evaluator");
-    let error = evaluator
-        .discover(&[ConfigurationKind::Nixos])
-        .await
-        .expect_err("it throws");
-    let EvalError::Flake { cause, trace } = error else {
-        panic!("{error:?}")
-    };
+    let mut evaluator =
+        start_evaluator(&bench.config(), &bench.source(&repo, None)).await.expect("an evaluator");
+    let error = evaluator.discover(&[ConfigurationKind::Nixos]).await.expect_err("it throws");
+    let EvalError::Flake { cause, trace } = error else { panic!("{error:?}") };
     assert_eq!(cause, "all is lost");
     assert!(trace.contains("error: all is lost"), "{trace}");
     repo.write("flake.nix", "{ outputs = ");
-    let mut evaluator = start_evaluator(&bench.config(), &bench.source_of_tree(&repo))
-        .await
-        .expect("an evaluator");
-    let error = evaluator
-        .discover(&[ConfigurationKind::Nixos])
-        .await
-        .expect_err("it does not parse");
-    assert!(
-        matches!(&error, EvalError::Flake { cause, .. } if cause.contains("syntax error")),
-        "{error:?}"
-    );
+    let mut evaluator =
+        start_evaluator(&bench.config(), &bench.source_of_tree(&repo)).await.expect("an evaluator");
+    let error = evaluator.discover(&[ConfigurationKind::Nixos]).await.expect_err("it does not parse");
+    assert!(matches!(&error, EvalError::Flake { cause, .. } if cause.contains("syntax error")), "{error:?}");
 }
 
 #[tokio::test]
@@ -339,21 +238,13 @@ async fn endless_talk_does_not_fill_memory() {
              cries = builtins.foldl' (value: n: builtins.trace "line ${toString n}" value) (throw "at last") (builtins.genList (x: x) 20000);
            };"#,
     );
-    let mut evaluator = ReplEvaluator::start(&bench.config(), &bench.source(&repo, None))
-        .await
-        .expect("an evaluator");
-    evaluator
-        .evaluate(&nixos("talks"))
-        .await
-        .expect("it says a lot, and then the result");
+    let mut evaluator =
+        ReplEvaluator::start(&bench.config(), &bench.source(&repo, None)).await.expect("an evaluator");
+    evaluator.evaluate(&nixos("talks")).await.expect("it says a lot, and then the result");
     let error = evaluator.evaluate(&nixos("cries")).await.expect_err("it throws");
     assert_eq!(error.to_string(), "at last");
     let trace = error.trace().expect("a trace");
-    assert!(
-        trace.len() < 70_000 && trace.trim_end().ends_with("error: at last"),
-        "{}",
-        trace.len()
-    );
+    assert!(trace.len() < 70_000 && trace.trim_end().ends_with("error: at last"), "{}", trace.len());
 }
 
 #[tokio::test]
@@ -367,17 +258,12 @@ async fn a_host_over_its_time_ends_and_the_next_one_is_evaluated() {
     );
     let source = bench.source(&repo, None);
     let mut config = bench.config();
-    let mut evaluator = ReplEvaluator::start(&config, &source)
-        .await
-        .expect("an evaluator");
+    let mut evaluator = ReplEvaluator::start(&config, &source).await.expect("an evaluator");
     let process = evaluator.process_id().expect("a process");
     evaluator.evaluate(&nixos("quick")).await.expect("in time");
     evaluator.set_wall_limit(Duration::from_secs(1));
     let error = evaluator.evaluate(&nixos("slow")).await.expect_err("too slow");
-    assert!(
-        matches!(error, EvalError::TimedOut { .. }) && error.lost_process(),
-        "{error:?}"
-    );
+    assert!(matches!(error, EvalError::TimedOut { .. }) && error.lost_process(), "{error:?}");
     assert!(fleet_testkit::wait_until_gone(process, Duration::from_secs(30)));
     evaluator.set_wall_limit(Duration::from_secs(60));
     evaluator.evaluate(&nixos("quick")).await.expect("a new process");

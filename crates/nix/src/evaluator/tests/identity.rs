@@ -21,10 +21,7 @@ const SEES_ITSELF: &str = r#"nixosConfigurations.host = host (derivation {
 
 async fn evaluate(config: &EvaluatorConfig, source: &FlakeSource) -> Result<crate::StorePath, EvalError> {
     let mut evaluator = ReplEvaluator::start(config, source).await?;
-    evaluator
-        .evaluate(&nixos("host"))
-        .await
-        .map(|toplevel| toplevel.drv)
+    evaluator.evaluate(&nixos("host")).await.map(|toplevel| toplevel.drv)
 }
 
 #[tokio::test]
@@ -57,14 +54,8 @@ async fn a_flake_below_the_top_of_its_tree_sees_the_same() {
     let source = bench.source(&repo, Some("hosts/all"));
     let drv = evaluate(&bench.config(), &source).await.expect("a toplevel");
     let attribute = "nixosConfigurations.host.config.system.build.toplevel.drvPath";
-    assert_eq!(
-        format!("/nix/store/{drv}"),
-        bench.plain_eval(&repo, Some("hosts/all"), attribute)
-    );
-    let odd = FlakeSource {
-        subdir: Some("a b+c".to_owned()),
-        ..source
-    };
+    assert_eq!(format!("/nix/store/{drv}"), bench.plain_eval(&repo, Some("hosts/all"), attribute));
+    let odd = FlakeSource { subdir: Some("a b+c".to_owned()), ..source };
     evaluate(&bench.config(), &odd).await.expect("an odd directory");
 }
 
@@ -84,34 +75,20 @@ async fn locked_inputs_are_used_as_locked() {
     repo.commit("no lock yet");
     let unlocked = bench.source(&repo, None);
     repo.git(&["add", "."]);
-    bench
-        .daemon
-        .nix_stdout(["flake", "lock", &format!("git+file://{}", repo.path().display())]);
+    bench.daemon.nix_stdout(["flake", "lock", &format!("git+file://{}", repo.path().display())]);
     repo.commit("locked");
     input.write("flake.nix", "{ outputs = _: { name = \"second\"; }; }");
     input.commit("second");
-    let drv = evaluate(&bench.config(), &bench.source(&repo, None))
-        .await
-        .expect("a locked input");
+    let drv = evaluate(&bench.config(), &bench.source(&repo, None)).await.expect("a locked input");
     assert_eq!(drv.name(), "first.drv");
     assert_eq!(drv, bench.plain_drv(&repo, "host"));
 
-    let mut evaluator = ReplEvaluator::start(&bench.config(), &unlocked)
-        .await
-        .expect("an evaluator");
-    let error = evaluator
-        .discover(&[ConfigurationKind::Nixos])
-        .await
-        .expect_err("an input is not locked");
-    assert!(
-        matches!(&error, EvalError::Flake { cause, .. } if cause.contains("input 'input'")),
-        "{error:?}"
-    );
+    let mut evaluator = ReplEvaluator::start(&bench.config(), &unlocked).await.expect("an evaluator");
+    let error = evaluator.discover(&[ConfigurationKind::Nixos]).await.expect_err("an input is not locked");
+    assert!(matches!(&error, EvalError::Flake { cause, .. } if cause.contains("input 'input'")), "{error:?}");
     let tree = bench.daemon.physical(&format!("/nix/store/{}", unlocked.path));
-    let names: Vec<_> = fs::read_dir(tree)
-        .expect("the source")
-        .map(|entry| entry.expect("an entry").file_name())
-        .collect();
+    let names: Vec<_> =
+        fs::read_dir(tree).expect("the source").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(names, ["flake.nix"]);
 }
 
@@ -136,9 +113,7 @@ async fn nothing_of_the_user_or_the_flake_configures_evaluation() {
     // The same tree in the other store.
     let tree = plain.daemon.physical(&format!("/nix/store/{}", source.path));
     let tree = tree.to_str().expect("UTF-8");
-    let added = bench
-        .daemon
-        .nix_stdout(["store", "add", "--name", "source", tree]);
+    let added = bench.daemon.nix_stdout(["store", "add", "--name", "source", tree]);
     assert_eq!(added, format!("/nix/store/{}", source.path));
     let drv = evaluate(&bench.config(), &source).await.expect("a toplevel");
     assert_eq!(drv.name(), "xy.drv");
