@@ -52,12 +52,7 @@ pub fn source_path(
     nar_hash: NarHash,
     references: &References,
 ) -> Result<StorePath, StorePathError> {
-    make_path(
-        store,
-        &with_references(store, "source", references),
-        &nar_hash.to_hash(),
-        name,
-    )
+    make_path(store, &with_references(store, "source", references), &nar_hash.to_hash(), name)
 }
 
 /// Path of a text file with this SHA-256: derivations, `builtins.toFile`.
@@ -67,16 +62,8 @@ pub fn text_path(
     sha256: [u8; 32],
     references: &BTreeSet<StorePath>,
 ) -> Result<StorePath, StorePathError> {
-    let references = References {
-        others: references.clone(),
-        to_self: false,
-    };
-    make_path(
-        store,
-        &with_references(store, "text", &references),
-        &NarHash(sha256).to_hash(),
-        name,
-    )
+    let references = References { others: references.clone(), to_self: false };
+    make_path(store, &with_references(store, "text", &references), &NarHash(sha256).to_hash(), name)
 }
 
 /// Path of an object with this content address.
@@ -93,19 +80,11 @@ pub fn fixed_path(
             if references.to_self {
                 return Err(AddressingError::References(address.method_and_algorithm()));
             }
-            Ok(make_path(
-                store,
-                &with_references(store, "text", references),
-                &address.hash,
-                name,
-            )?)
+            Ok(make_path(store, &with_references(store, "text", references), &address.hash, name)?)
         }
-        (ContentAddressMethod::NixArchive, HashAlgorithm::Sha256) => Ok(make_path(
-            store,
-            &with_references(store, "source", references),
-            &address.hash,
-            name,
-        )?),
+        (ContentAddressMethod::NixArchive, HashAlgorithm::Sha256) => {
+            Ok(make_path(store, &with_references(store, "source", references), &address.hash, name)?)
+        }
         (ContentAddressMethod::Text, _)
         | (ContentAddressMethod::Git, HashAlgorithm::Md5 | HashAlgorithm::Sha512) => Err(unknown()),
         _ if !references.is_empty() => Err(AddressingError::References(address.method_and_algorithm())),
@@ -126,12 +105,7 @@ pub fn output_path(
     derivation_hash: [u8; 32],
 ) -> Result<StorePath, StorePathError> {
     let hash = NarHash(derivation_hash).to_hash();
-    make_path(
-        store,
-        &format!("output:{output}"),
-        &hash,
-        &output.path_name(derivation_name),
-    )
+    make_path(store, &format!("output:{output}"), &hash, &output.path_name(derivation_name))
 }
 
 fn make_path(store: &StoreDir, kind: &str, hash: &Hash, name: &str) -> Result<StorePath, StorePathError> {
@@ -161,29 +135,20 @@ mod tests {
     use ContentAddressMethod::{Flat, Git, NixArchive, Text};
 
     fn address(method: ContentAddressMethod, algorithm: HashAlgorithm) -> ContentAddress {
-        ContentAddress {
-            method,
-            hash: Hash::of(algorithm, b"x"),
-        }
+        ContentAddress { method, hash: Hash::of(algorithm, b"x") }
     }
 
     #[test]
     fn references_are_refused_where_nix_knows_none() {
         let store = StoreDir::default();
-        let to_self = References {
-            to_self: true,
-            ..References::none()
-        };
+        let to_self = References { to_self: true, ..References::none() };
         for address in [
             address(Flat, HashAlgorithm::Sha256),
             address(NixArchive, HashAlgorithm::Sha1),
             address(Text, HashAlgorithm::Sha256),
         ] {
             let path = fixed_path(&store, "a", &address, &to_self);
-            assert_eq!(
-                path,
-                Err(AddressingError::References(address.method_and_algorithm()))
-            );
+            assert_eq!(path, Err(AddressingError::References(address.method_and_algorithm())));
         }
         assert!(fixed_path(&store, "a", &address(NixArchive, HashAlgorithm::Sha256), &to_self).is_ok());
     }
@@ -191,15 +156,9 @@ mod tests {
     #[test]
     fn algorithms_are_refused_where_nix_knows_none() {
         let store = StoreDir::default();
-        for address in [
-            address(Text, HashAlgorithm::Sha1),
-            address(Git, HashAlgorithm::Md5),
-        ] {
+        for address in [address(Text, HashAlgorithm::Sha1), address(Git, HashAlgorithm::Md5)] {
             let path = fixed_path(&store, "a", &address, &References::none());
-            assert_eq!(
-                path,
-                Err(AddressingError::Algorithm(address.method_and_algorithm()))
-            );
+            assert_eq!(path, Err(AddressingError::Algorithm(address.method_and_algorithm())));
         }
     }
 

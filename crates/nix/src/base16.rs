@@ -32,10 +32,7 @@ pub fn decode(text: &str) -> Result<Vec<u8>, Base16Error> {
         return Err(Base16Error::OddLength);
     }
     let value = |offset: usize| digit_value(digits[offset]).ok_or(Base16Error::InvalidDigit(offset));
-    (0..digits.len())
-        .step_by(2)
-        .map(|offset| Ok(value(offset)? << 4 | value(offset + 1)?))
-        .collect()
+    (0..digits.len()).step_by(2).map(|offset| Ok(value(offset)? << 4 | value(offset + 1)?)).collect()
 }
 
 fn digit_value(digit: u8) -> Option<u8> {

@@ -71,11 +71,7 @@ impl ContentAddress {
 
 impl fmt::Display for ContentAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fixed = if self.method == ContentAddressMethod::Text {
-            ""
-        } else {
-            "fixed:"
-        };
+        let fixed = if self.method == ContentAddressMethod::Text { "" } else { "fixed:" };
         write!(f, "{fixed}{}{}", self.method.prefix(), self.hash)
     }
 }
@@ -96,10 +92,7 @@ impl FromStr for ContentAddress {
             return Err(ContentAddressError::UnknownPrefix);
         };
         let (algorithm, digest) = rest.split_once(':').ok_or(HashError::MissingAlgorithm)?;
-        Ok(Self {
-            method,
-            hash: Hash::parse_bare(digest, algorithm.parse()?)?,
-        })
+        Ok(Self { method, hash: Hash::parse_bare(digest, algorithm.parse()?)? })
     }
 }
 
@@ -117,10 +110,7 @@ mod tests {
             (Git, "fixed:git:sha256:"),
             (Text, "text:sha256:"),
         ] {
-            let address = ContentAddress {
-                method,
-                hash: Hash::of(HashAlgorithm::Sha256, b"x"),
-            };
+            let address = ContentAddress { method, hash: Hash::of(HashAlgorithm::Sha256, b"x") };
             assert!(address.to_string().starts_with(start));
             assert_eq!(address.to_string().parse(), Ok(address));
             let split = ContentAddressMethod::parse_with_algorithm(&address.method_and_algorithm());
@@ -130,24 +120,10 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        assert_eq!(
-            "".parse::<ContentAddress>(),
-            Err(ContentAddressError::UnknownPrefix)
-        );
-        assert_eq!(
-            "r:sha256:".parse::<ContentAddress>(),
-            Err(ContentAddressError::UnknownPrefix)
-        );
-        for text in [
-            "fixed:",
-            "fixed:r:sha256",
-            "text:sha256:abc",
-            "fixed:x:sha256:abc",
-        ] {
-            assert!(
-                matches!(text.parse::<ContentAddress>(), Err(ContentAddressError::Hash(_))),
-                "{text}"
-            );
+        assert_eq!("".parse::<ContentAddress>(), Err(ContentAddressError::UnknownPrefix));
+        assert_eq!("r:sha256:".parse::<ContentAddress>(), Err(ContentAddressError::UnknownPrefix));
+        for text in ["fixed:", "fixed:r:sha256", "text:sha256:abc", "fixed:x:sha256:abc"] {
+            assert!(matches!(text.parse::<ContentAddress>(), Err(ContentAddressError::Hash(_))), "{text}");
         }
     }
 

@@ -64,9 +64,7 @@ impl FromStr for OutputSet {
     fn from_str(text: &str) -> Result<Self, StorePathError> {
         match text {
             "*" => Ok(Self::All),
-            names => Ok(Self::Names(
-                names.split(',').map(str::parse).collect::<Result<_, _>>()?,
-            )),
+            names => Ok(Self::Names(names.split(',').map(str::parse).collect::<Result<_, _>>()?)),
         }
     }
 }
@@ -88,10 +86,7 @@ pub enum DerivedPath {
 impl DerivedPath {
     /// All outputs of `drv`.
     pub fn all_outputs(drv: StorePath) -> Self {
-        Self::Built {
-            drv,
-            outputs: OutputSet::All,
-        }
+        Self::Built { drv, outputs: OutputSet::All }
     }
 
     /// The path to be made valid, or the derivation to be built for it.
@@ -140,10 +135,7 @@ impl DerivedPath {
         if !drv.is_derivation() {
             return Err(DerivedPathError::NotADerivation(drv));
         }
-        Ok(Self::Built {
-            drv,
-            outputs: outputs.parse()?,
-        })
+        Ok(Self::Built { drv, outputs: outputs.parse()? })
     }
 }
 
@@ -177,15 +169,9 @@ mod tests {
     fn faults_are_named() {
         assert_eq!(parse(&format!("{DRV}!out!out")), Err(DerivedPathError::Dynamic));
         let plain = "/nix/store/00000000000000000000000000000000-a";
-        assert!(matches!(
-            parse(&format!("{plain}!out")),
-            Err(DerivedPathError::NotADerivation(_))
-        ));
+        assert!(matches!(parse(&format!("{plain}!out")), Err(DerivedPathError::NotADerivation(_))));
         for bad in ["!", "!out,", "!a b", "!*,out"] {
-            assert!(
-                matches!(parse(&format!("{DRV}{bad}")), Err(DerivedPathError::Path(_))),
-                "{bad}"
-            );
+            assert!(matches!(parse(&format!("{DRV}{bad}")), Err(DerivedPathError::Path(_))), "{bad}");
         }
     }
 

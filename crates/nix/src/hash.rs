@@ -118,10 +118,7 @@ impl Hash {
         }
         let mut padded = [0; 64];
         padded[..digest.len()].copy_from_slice(digest);
-        Some(Self {
-            algorithm,
-            digest: padded,
-        })
+        Some(Self { algorithm, digest: padded })
     }
 
     /// The hash of `bytes`.
@@ -180,20 +177,14 @@ impl Hash {
             return Err(HashError::WrongAlgorithm { expected, found });
         }
         if is_sri && rest.len() != base64::encoded_len(found.size()) {
-            return Err(HashError::WrongLength {
-                algorithm: found,
-                length: rest.len(),
-            });
+            return Err(HashError::WrongLength { algorithm: found, length: rest.len() });
         }
         Self::parse_bare(rest, found)
     }
 
     /// Base 16, 32 or 64 without the algorithm; the length says which.
     pub fn parse_bare(text: &str, algorithm: HashAlgorithm) -> Result<Self, HashError> {
-        let wrong_length = HashError::WrongLength {
-            algorithm,
-            length: text.len(),
-        };
+        let wrong_length = HashError::WrongLength { algorithm, length: text.len() };
         let size = algorithm.size();
         let digest = match text.len() {
             len if len == size * 2 => base16::decode(text)?,
@@ -255,10 +246,7 @@ impl TryFrom<Hash> for NarHash {
         let digest = hash.digest().try_into();
         match digest {
             Ok(digest) if hash.algorithm() == expected => Ok(Self(digest)),
-            _ => Err(HashError::WrongAlgorithm {
-                expected,
-                found: hash.algorithm(),
-            }),
+            _ => Err(HashError::WrongAlgorithm { expected, found: hash.algorithm() }),
         }
     }
 }
@@ -339,10 +327,7 @@ pub struct NarHasher {
 impl NarHasher {
     /// Nothing written yet.
     pub fn new() -> Self {
-        Self {
-            state: Sha256::new(),
-            size: 0,
-        }
+        Self { state: Sha256::new(), size: 0 }
     }
 
     /// Adds `bytes`.

@@ -76,32 +76,21 @@ fn dump_node<W: Write>(
     writer: &mut NarWriter<W>,
     path: &Path,
 ) -> Result<Option<Vec<OsString>>, NarDumpError> {
-    let unreadable = |source| NarDumpError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let unwritable = |source| NarDumpError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| NarDumpError::Read { path: path.to_owned(), source };
+    let unwritable = |source| NarDumpError::Write { path: path.to_owned(), source };
     let metadata = fs::symlink_metadata(path).map_err(unreadable)?;
     if metadata.is_dir() {
         writer.begin_directory().map_err(unwritable)?;
         return sorted_names(path).map(Some).map_err(unreadable);
     }
     if metadata.is_symlink() {
-        let target = fs::read_link(path)
-            .map_err(unreadable)?
-            .into_os_string()
-            .into_vec();
+        let target = fs::read_link(path).map_err(unreadable)?.into_os_string().into_vec();
         writer.symlink(&target).map_err(unwritable)?;
     } else if metadata.is_file() {
         let file = fs::File::open(path).map_err(unreadable)?;
         // Nix looks at the owner's permission only.
         let executable = metadata.permissions().mode() & 0o100 != 0;
-        writer
-            .file(executable, metadata.len(), file)
-            .map_err(unwritable)?;
+        writer.file(executable, metadata.len(), file).map_err(unwritable)?;
     } else {
         return Err(NarDumpError::UnsupportedType(path.to_owned()));
     }

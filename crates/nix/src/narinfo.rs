@@ -120,10 +120,7 @@ impl NarInfo {
         let info = Self::parse(store, bytes)?;
         if info.path_info.path.hash_part() != hash_part {
             let expected = hash_part.chars().take(64).collect();
-            return Err(NarInfoError::OtherPath {
-                expected,
-                found: info.path_info.path,
-            });
+            return Err(NarInfoError::OtherPath { expected, found: info.path_info.path });
         }
         Ok(info)
     }
@@ -199,11 +196,7 @@ impl Fields {
 
     fn set(&mut self, store: &StoreDir, name: &str, value: &str) -> Result<(), NarInfoError> {
         match name {
-            "StorePath" => put(
-                &mut self.path,
-                "StorePath",
-                path("StorePath", store.parse(value))?,
-            ),
+            "StorePath" => put(&mut self.path, "StorePath", path("StorePath", store.parse(value))?),
             "URL" => put(&mut self.url, "URL", url(value)?),
             "Compression" => put(&mut self.compression, "Compression", compression(value)?),
             "FileHash" => put(&mut self.file_hash, "FileHash", hash("FileHash", value)?),
@@ -261,18 +254,11 @@ fn hash(field: &'static str, value: &str) -> Result<Hash, NarInfoError> {
 }
 
 fn nar_hash(value: &str) -> Result<NarHash, NarInfoError> {
-    hash("NarHash", value)?
-        .try_into()
-        .map_err(|source| NarInfoError::Hash {
-            field: "NarHash",
-            source,
-        })
+    hash("NarHash", value)?.try_into().map_err(|source| NarInfoError::Hash { field: "NarHash", source })
 }
 
 fn number(field: &'static str, value: &str) -> Result<u64, NarInfoError> {
-    let number = u64::from_str(value)
-        .ok()
-        .filter(|number| *number > 0 && number.to_string() == value);
+    let number = u64::from_str(value).ok().filter(|number| *number > 0 && number.to_string() == value);
     number.ok_or(NarInfoError::BadNumber(field))
 }
 
@@ -302,11 +288,7 @@ fn url(value: &str) -> Result<String, NarInfoError> {
             || matches!(byte, b'+' | b'-' | b'.' | b'_' | b'?' | b'=' | b'&' | b'/' | b'~')
     };
     let is_below = value.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if value.bytes().all(is_plain) && is_below {
-        Ok(value.to_owned())
-    } else {
-        Err(NarInfoError::BadUrl)
-    }
+    if value.bytes().all(is_plain) && is_below { Ok(value.to_owned()) } else { Err(NarInfoError::BadUrl) }
 }
 
 #[cfg(test)]

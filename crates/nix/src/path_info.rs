@@ -45,9 +45,7 @@ impl PathInfo {
     pub fn is_signed_by(&self, store: &StoreDir, keys: &[PublicKey]) -> bool {
         let fingerprint = fingerprint(store, self);
         let verifies = |key: &PublicKey, signature| key.verifies(fingerprint.as_bytes(), signature);
-        self.signatures
-            .iter()
-            .any(|signature| keys.iter().any(|key| verifies(key, signature)))
+        self.signatures.iter().any(|signature| keys.iter().any(|key| verifies(key, signature)))
     }
 
     /// Whether the path follows from the content address it claims. (That the contents have this address is
@@ -69,13 +67,7 @@ impl PathInfo {
 /// The text Nix signs: path, NAR hash, NAR size and references.
 pub fn fingerprint(store: &StoreDir, info: &PathInfo) -> String {
     let references: Vec<String> = info.references.iter().map(|path| store.print(path)).collect();
-    format!(
-        "1;{};{};{};{}",
-        store.print(&info.path),
-        info.nar_hash,
-        info.nar_size,
-        references.join(",")
-    )
+    format!("1;{};{};{};{}", store.print(&info.path), info.nar_hash, info.nar_size, references.join(","))
 }
 
 #[cfg(test)]
@@ -122,26 +114,17 @@ mod tests {
     #[test]
     fn a_claimed_content_address_must_give_the_path() {
         let store = StoreDir::default();
-        let address = |method| ContentAddress {
-            method,
-            hash: Hash::of(HashAlgorithm::Sha256, b"x"),
-        };
+        let address = |method| ContentAddress { method, hash: Hash::of(HashAlgorithm::Sha256, b"x") };
         let mut info = info();
         assert!(!info.is_content_addressed(&store));
         info.content_address = Some(address(ContentAddressMethod::NixArchive));
         assert!(!info.is_content_addressed(&store));
-        let references = References {
-            others: BTreeSet::new(),
-            to_self: true,
-        };
+        let references = References { others: BTreeSet::new(), to_self: true };
         let address = address(ContentAddressMethod::NixArchive);
         info.path = addressing::fixed_path(&store, "a", &address, &references).expect("valid");
         info.references = BTreeSet::from([info.path.clone()]);
         assert!(info.is_content_addressed(&store));
-        info.content_address = Some(ContentAddress {
-            method: ContentAddressMethod::Text,
-            ..address
-        });
+        info.content_address = Some(ContentAddress { method: ContentAddressMethod::Text, ..address });
         assert!(!info.is_content_addressed(&store));
     }
 }

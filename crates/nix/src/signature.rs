@@ -131,10 +131,7 @@ impl SecretKey {
     /// A key of 32 random bytes, which the caller draws from a source fit for keys.
     pub fn from_seed(name: &str, seed: &[u8; 32]) -> Result<Self, SignatureError> {
         check_key_name(name)?;
-        Ok(Self {
-            name: name.to_owned(),
-            key: SigningKey::from_bytes(seed),
-        })
+        Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(seed) })
     }
 
     /// Its name, which signatures carry.
@@ -144,18 +141,12 @@ impl SecretKey {
 
     /// The key that checks what this one signs.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey {
-            name: self.name.clone(),
-            key: self.key.verifying_key(),
-        }
+        PublicKey { name: self.name.clone(), key: self.key.verifying_key() }
     }
 
     /// Signs `message`.
     pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature {
-            key_name: self.name.clone(),
-            bytes: self.key.sign(message).to_bytes(),
-        }
+        Signature { key_name: self.name.clone(), bytes: self.key.sign(message).to_bytes() }
     }
 
     /// The text a key file holds. Secret.
@@ -189,10 +180,7 @@ fn split_key<const N: usize>(text: &str) -> Result<(String, [u8; N]), SignatureE
     }
     let bytes = base64::decode(data)?;
     let found = bytes.len();
-    Ok((
-        name.to_owned(),
-        bytes.try_into().map_err(|_| wrong_length(found))?,
-    ))
+    Ok((name.to_owned(), bytes.try_into().map_err(|_| wrong_length(found))?))
 }
 
 fn check_key_name(name: &str) -> Result<(), SignatureError> {

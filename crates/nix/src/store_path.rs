@@ -161,14 +161,9 @@ impl StoreDir {
     /// An absolute, normal path.
     pub fn new(path: &str) -> Result<Self, StorePathError> {
         let is_normal = path.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/')
-                .all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'))
+            rest.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'))
         });
-        if is_normal {
-            Ok(Self(path.into()))
-        } else {
-            Err(StorePathError::BadStoreDir(excerpt(path)))
-        }
+        if is_normal { Ok(Self(path.into())) } else { Err(StorePathError::BadStoreDir(excerpt(path))) }
     }
 
     /// The directory's own path.
@@ -200,13 +195,8 @@ impl StoreDir {
     }
 
     fn base_name<'a>(&self, path: &'a str) -> Result<&'a str, StorePathError> {
-        let rest = path
-            .strip_prefix(&*self.0)
-            .and_then(|rest| rest.strip_prefix('/'));
-        rest.ok_or_else(|| StorePathError::NotInStore {
-            path: excerpt(path),
-            store_dir: self.0.to_string(),
-        })
+        let rest = path.strip_prefix(&*self.0).and_then(|rest| rest.strip_prefix('/'));
+        rest.ok_or_else(|| StorePathError::NotInStore { path: excerpt(path), store_dir: self.0.to_string() })
     }
 }
 
@@ -247,11 +237,7 @@ impl OutputName {
 
     /// The name part of this output's store path, for a derivation called `derivation`.
     pub fn path_name(&self, derivation: &str) -> String {
-        if &*self.0 == "out" {
-            derivation.to_owned()
-        } else {
-            format!("{derivation}-{}", self.0)
-        }
+        if &*self.0 == "out" { derivation.to_owned() } else { format!("{derivation}-{}", self.0) }
     }
 }
 
@@ -297,10 +283,7 @@ pub fn check_name(name: &str) -> Result<(), StorePathError> {
         return Err(StorePathError::NameTooLong(name.len()));
     }
     if let Some(character) = name.chars().find(|character| !is_name_character(*character)) {
-        return Err(StorePathError::IllegalCharacter {
-            name: name.to_owned(),
-            character,
-        });
+        return Err(StorePathError::IllegalCharacter { name: name.to_owned(), character });
     }
     let first = name.split_once('-').map_or(name, |(first, _)| first);
     if matches!(first, "." | "..") {

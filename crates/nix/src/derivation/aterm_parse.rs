@@ -24,19 +24,10 @@ impl Derivation {
             return Err(DerivationError::TooLarge(aterm.len()));
         }
         check_name(name)?;
-        let mut cursor = Cursor {
-            bytes: aterm,
-            offset: 0,
-            store,
-        };
-        let result = cursor
-            .version()
-            .and_then(|()| cursor.derivation(name).map_err(Stop::Fault));
+        let mut cursor = Cursor { bytes: aterm, offset: 0, store };
+        let result = cursor.version().and_then(|()| cursor.derivation(name).map_err(Stop::Fault));
         let derivation = result.map_err(|stop| match stop {
-            Stop::Fault(fault) => DerivationError::Malformed {
-                offset: cursor.offset,
-                fault,
-            },
+            Stop::Fault(fault) => DerivationError::Malformed { offset: cursor.offset, fault },
             Stop::Whole(error) => error,
         })?;
         DerivationKind::of(&derivation.outputs)?;
@@ -123,16 +114,7 @@ impl Cursor<'_> {
         if self.offset < self.bytes.len() {
             return Err(Fault::Trailing);
         }
-        Ok(Derivation {
-            name: name.to_owned(),
-            outputs,
-            input_drvs,
-            input_srcs,
-            system,
-            builder,
-            args,
-            env,
-        })
+        Ok(Derivation { name: name.to_owned(), outputs, input_drvs, input_srcs, system, builder, args, env })
     }
 
     fn output(&mut self) -> Result<(OutputName, DerivationOutput), Fault> {
@@ -167,14 +149,8 @@ impl Cursor<'_> {
             ("", _, _) | (_, _, "" | "impure") => Err(Fault::OutputForm),
             (path, address, digest) => {
                 let (method, algorithm) = ContentAddressMethod::parse_with_algorithm(address)?;
-                let ca = ContentAddress {
-                    method,
-                    hash: lower_base16(digest, algorithm)?,
-                };
-                Ok(DerivationOutput::Fixed {
-                    ca,
-                    path: self.store.parse(path)?,
-                })
+                let ca = ContentAddress { method, hash: lower_base16(digest, algorithm)? };
+                Ok(DerivationOutput::Fixed { ca, path: self.store.parse(path)? })
             }
         }
     }
@@ -222,10 +198,7 @@ impl Cursor<'_> {
         loop {
             let rest = &self.bytes[self.offset..];
             let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | b'\n' | b'\r' | b'\t');
-            let plain = rest
-                .iter()
-                .position(is_special)
-                .ok_or(Fault::UnterminatedString)?;
+            let plain = rest.iter().position(is_special).ok_or(Fault::UnterminatedString)?;
             string.extend_from_slice(&rest[..plain]);
             self.offset += plain;
             let (taken, byte) = match rest[plain..] {
@@ -291,11 +264,7 @@ impl Cursor<'_> {
     }
 
     fn expect(&mut self, text: &'static str) -> Result<(), Fault> {
-        if self.skip(text) {
-            Ok(())
-        } else {
-            Err(Fault::Expected(text))
-        }
+        if self.skip(text) { Ok(()) } else { Err(Fault::Expected(text)) }
     }
 
     fn skip(&mut self, text: &str) -> bool {
@@ -311,10 +280,7 @@ fn lower_base16(digest: &str, algorithm: HashAlgorithm) -> Result<Hash, HashErro
     let is_lower =
         digest.len() == algorithm.size() * 2 && !digest.bytes().any(|byte| byte.is_ascii_uppercase());
     if !is_lower {
-        return Err(HashError::WrongLength {
-            algorithm,
-            length: digest.len(),
-        });
+        return Err(HashError::WrongLength { algorithm, length: digest.len() });
     }
     Hash::parse_bare(digest, algorithm)
 }

@@ -25,11 +25,7 @@ pub(super) struct Parts<'a> {
 impl Derivation {
     /// The bytes of the derivation's file.
     pub fn to_aterm(&self, store: &StoreDir) -> Vec<u8> {
-        let inputs = self
-            .input_drvs
-            .iter()
-            .map(|(drv, outputs)| (store.print(drv), outputs))
-            .collect();
+        let inputs = self.input_drvs.iter().map(|(drv, outputs)| (store.print(drv), outputs)).collect();
         let parts = Parts {
             outputs: &self.outputs,
             inputs,
@@ -110,11 +106,7 @@ fn print_output(
 ) {
     let method_and_algorithm =
         |method: ContentAddressMethod, algorithm: HashAlgorithm| format!("{}{algorithm}", method.prefix());
-    let path = output
-        .path()
-        .filter(|_| !masked)
-        .map(|path| store.print(path))
-        .unwrap_or_default();
+    let path = output.path().filter(|_| !masked).map(|path| store.print(path)).unwrap_or_default();
     let (algorithm, hash) = match output {
         DerivationOutput::InputAddressed(_) | DerivationOutput::Deferred => (String::new(), String::new()),
         DerivationOutput::Fixed { ca, .. } => (ca.method_and_algorithm(), ca.hash.to_base16()),

@@ -20,11 +20,7 @@ pub struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     pub(super) fn new(name: &'a str, env: &'a Environment) -> Result<Self, DerivationError> {
-        Ok(Self {
-            name,
-            env,
-            structured: structured_attrs(env)?,
-        })
+        Ok(Self { name, env, structured: structured_attrs(env)? })
     }
 
     /// An attribute that is a string (or, structured, a boolean or number, as the environment would have it).
@@ -44,10 +40,7 @@ impl<'a> Attributes<'a> {
     pub fn flag(&self, name: &str, default: bool) -> bool {
         match &self.structured {
             Some(structured) => structured.get(name).and_then(Value::as_bool).unwrap_or(default),
-            None => self
-                .env
-                .get(name.as_bytes())
-                .map_or(default, |value| value == b"1"),
+            None => self.env.get(name.as_bytes()).map_or(default, |value| value == b"1"),
         }
     }
 
@@ -57,16 +50,8 @@ impl<'a> Attributes<'a> {
             let text = self.string(name).unwrap_or_default();
             return text.split_ascii_whitespace().map(str::to_owned).collect();
         };
-        let items = structured
-            .get(name)
-            .and_then(Value::as_array)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        items
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
+        let items = structured.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        items.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
     /// What a machine must offer to build this.
@@ -114,10 +99,7 @@ impl BasicDerivation {
 pub fn split_name(name: &str) -> (&str, Option<&str>) {
     let starts_version = |index: usize| {
         name.as_bytes()[index] == b'-'
-            && name
-                .as_bytes()
-                .get(index + 1)
-                .is_some_and(|byte| !byte.is_ascii_alphabetic())
+            && name.as_bytes().get(index + 1).is_some_and(|byte| !byte.is_ascii_alphabetic())
     };
     match (0..name.len()).find(|index| starts_version(*index)) {
         Some(dash) => (&name[..dash], Some(&name[dash + 1..])),
@@ -130,7 +112,5 @@ fn structured_attrs(env: &Environment) -> Result<Option<Map<String, Value>>, Der
         return Ok(None);
     };
     let parsed = serde_json::from_slice(json);
-    parsed
-        .map(Some)
-        .map_err(|error| DerivationError::StructuredAttributes(error.to_string()))
+    parsed.map(Some).map_err(|error| DerivationError::StructuredAttributes(error.to_string()))
 }

@@ -150,11 +150,7 @@ impl Derivation {
 
     /// What the derivation's file refers to: its input derivations and its input paths.
     pub fn references(&self) -> BTreeSet<StorePath> {
-        self.input_srcs
-            .iter()
-            .chain(self.input_drvs.keys())
-            .cloned()
-            .collect()
+        self.input_srcs.iter().chain(self.input_drvs.keys()).cloned().collect()
     }
 
     /// The store path of this derivation's file, from its bytes and references.
@@ -206,10 +202,5 @@ pub fn derivation_path(
     aterm: &[u8],
     references: &BTreeSet<StorePath>,
 ) -> Result<StorePath, StorePathError> {
-    text_path(
-        store,
-        &format!("{name}{DERIVATION_SUFFIX}"),
-        NarHash::of(aterm).0,
-        references,
-    )
+    text_path(store, &format!("{name}{DERIVATION_SUFFIX}"), NarHash::of(aterm).0, references)
 }

@@ -50,12 +50,7 @@ pub fn modulo_hashes<E: From<DerivationError>>(
         }
         let derivation = load(&path)?;
         let inputs: Vec<_> = if derivation.kind()? == DerivationKind::InputAddressed {
-            derivation
-                .input_drvs
-                .keys()
-                .filter(|input| !memo.contains_key(*input))
-                .cloned()
-                .collect()
+            derivation.input_drvs.keys().filter(|input| !memo.contains_key(*input)).cloned().collect()
         } else {
             Vec::new()
         };
@@ -99,19 +94,13 @@ impl Derivation {
             let DerivationOutput::InputAddressed(stated) = output else {
                 continue;
             };
-            let computed = hash
-                .map(|hash| output_path(store, &self.name, name, hash))
-                .transpose()?;
+            let computed = hash.map(|hash| output_path(store, &self.name, name, hash)).transpose()?;
             match computed {
                 None => return Err(DerivationError::NotYetKnown(name.clone())),
                 Some(computed) if computed == *stated => {}
                 Some(computed) => {
                     let (output, stated) = (name.clone(), stated.clone());
-                    return Err(DerivationError::WrongOutputPath {
-                        output,
-                        stated,
-                        computed,
-                    });
+                    return Err(DerivationError::WrongOutputPath { output, stated, computed });
                 }
             }
         }
@@ -142,33 +131,22 @@ impl Derivation {
             match lookup(drv).ok_or_else(|| DerivationError::UnknownInput(drv.clone()))? {
                 ModuloHash::Deferred => return Ok(None),
                 ModuloHash::InputAddressed(hash) => {
-                    inputs
-                        .entry(base16::encode(hash))
-                        .or_default()
-                        .extend(outputs.iter().cloned());
+                    inputs.entry(base16::encode(hash)).or_default().extend(outputs.iter().cloned());
                 }
                 ModuloHash::Fixed(hashes) => {
                     for output in outputs {
-                        let hash = hashes
-                            .get(output)
-                            .ok_or_else(|| DerivationError::UnknownInputOutput {
-                                drv: drv.clone(),
-                                output: output.clone(),
-                            })?;
-                        inputs
-                            .entry(base16::encode(hash))
-                            .or_default()
-                            .insert(OutputName::out());
+                        let hash = hashes.get(output).ok_or_else(|| DerivationError::UnknownInputOutput {
+                            drv: drv.clone(),
+                            output: output.clone(),
+                        })?;
+                        inputs.entry(base16::encode(hash)).or_default().insert(OutputName::out());
                     }
                 }
             }
         }
         let parts = Parts {
             outputs: &self.outputs,
-            inputs: inputs
-                .iter()
-                .map(|(hash, outputs)| (hash.clone(), outputs))
-                .collect(),
+            inputs: inputs.iter().map(|(hash, outputs)| (hash.clone(), outputs)).collect(),
             input_srcs: &self.input_srcs,
             system: &self.system,
             builder: &self.builder,

@@ -45,11 +45,7 @@ impl Derivation {
             system: self.system.clone(),
             builder: rewrite(&self.builder),
             args: self.args.iter().map(rewrite).collect(),
-            env: self
-                .env
-                .iter()
-                .map(|(name, value)| (rewrite(name), rewrite(value)))
-                .collect(),
+            env: self.env.iter().map(|(name, value)| (rewrite(name), rewrite(value))).collect(),
         };
         if kind == DerivationKind::Deferred {
             basic.fill_deferred_outputs(store)?;
@@ -64,8 +60,7 @@ impl BasicDerivation {
         let mut outputs = BTreeMap::new();
         for name in self.outputs.keys() {
             let path = output_path(store, &self.name, name, hash)?;
-            self.env
-                .insert(name.as_str().into(), store.print(&path).into_bytes());
+            self.env.insert(name.as_str().into(), store.print(&path).into_bytes());
             outputs.insert(name.clone(), DerivationOutput::InputAddressed(path));
         }
         self.outputs = outputs;
@@ -90,9 +85,7 @@ fn replace_placeholders(text: &[u8], placeholders: &HashMap<String, Vec<u8>>) ->
     while let Some(slash) = rest.iter().position(|byte| *byte == b'/') {
         result.extend_from_slice(&rest[..slash]);
         rest = &rest[slash..];
-        let candidate = rest
-            .get(1..=PLACEHOLDER_LEN)
-            .and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let candidate = rest.get(1..=PLACEHOLDER_LEN).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let taken = if let Some(path) = candidate.and_then(|candidate| placeholders.get(candidate)) {
             result.extend_from_slice(path);
             PLACEHOLDER_LEN + 1

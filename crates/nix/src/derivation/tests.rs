@@ -14,10 +14,7 @@ fn fixtures() -> BTreeMap<StorePath, Vec<u8>> {
     for entry in std::fs::read_dir(directory).expect("fixtures") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        fixtures.insert(
-            name.parse().expect("a store path"),
-            std::fs::read(&path).expect("a file"),
-        );
+        fixtures.insert(name.parse().expect("a store path"), std::fs::read(&path).expect("a file"));
     }
     assert!(fixtures.len() >= 20);
     fixtures
@@ -35,16 +32,11 @@ fn derivations() -> BTreeMap<StorePath, Derivation> {
     };
     let fixtures = fixtures();
     let readable = fixtures.iter().filter(|(path, _)| !is_dynamic(path));
-    readable
-        .map(|(path, bytes)| (path.clone(), read(path, bytes)))
-        .collect()
+    readable.map(|(path, bytes)| (path.clone(), read(path, bytes))).collect()
 }
 
 fn named(name: &str) -> (StorePath, Derivation) {
-    derivations()
-        .into_iter()
-        .find(|(path, _)| path.name() == name)
-        .expect("a fixture of this name")
+    derivations().into_iter().find(|(path, _)| path.name() == name).expect("a fixture of this name")
 }
 
 fn out() -> OutputName {
@@ -67,11 +59,7 @@ fn what_nix_wrote_prints_as_the_same_bytes() {
     let derivations = derivations();
     for (path, bytes) in fixtures().iter().filter(|(path, _)| !is_dynamic(path)) {
         let printed = derivations[path].to_aterm(&StoreDir::default());
-        assert_eq!(
-            String::from_utf8_lossy(&printed),
-            String::from_utf8_lossy(bytes),
-            "{path}"
-        );
+        assert_eq!(String::from_utf8_lossy(&printed), String::from_utf8_lossy(bytes), "{path}");
     }
 }
 
@@ -91,11 +79,7 @@ fn output_paths_follow_from_the_derivation_and_its_inputs() {
     modulo_hashes(&store, derivations.keys().cloned(), &mut memo, load).expect("all inputs are there");
     assert_eq!(memo.len(), derivations.len());
     for (path, derivation) in &derivations {
-        assert_eq!(
-            derivation.check_output_paths(&store, |input| memo.get(input)),
-            Ok(()),
-            "{path}"
-        );
+        assert_eq!(derivation.check_output_paths(&store, |input| memo.get(input)), Ok(()), "{path}");
     }
 }
 
@@ -105,9 +89,7 @@ fn a_forged_output_path_is_refused() {
     let (_, mut forged) = named("plain-1.0.drv");
     let (_, other) = named("multiple-2.0.drv");
     let stolen = other.output_path(&out()).expect("input-addressed").clone();
-    forged
-        .outputs
-        .insert(out(), DerivationOutput::InputAddressed(stolen.clone()));
+    forged.outputs.insert(out(), DerivationOutput::InputAddressed(stolen.clone()));
     let result = forged.check_output_paths(&store, |_| None);
     assert!(matches!(result, Err(DerivationError::WrongOutputPath { stated, .. }) if stated == stolen));
 }
@@ -120,16 +102,10 @@ fn how_a_fixed_output_was_fetched_does_not_matter() {
             let mut inputs = derivation.input_drvs.keys();
             derivation.name == "dependent" && inputs.any(|input| input.hash_part().starts_with(source))
         });
-        found
-            .expect("a fixture")
-            .output_path(&out())
-            .expect("input-addressed")
-            .clone()
+        found.expect("a fixture").output_path(&out()).expect("input-addressed").clone()
     };
-    let sources: Vec<StorePath> = derivations()
-        .into_keys()
-        .filter(|path| path.name() == "flat.tar.gz.drv")
-        .collect();
+    let sources: Vec<StorePath> =
+        derivations().into_keys().filter(|path| path.name() == "flat.tar.gz.drv").collect();
     assert_eq!(sources.len(), 2);
     assert_eq!(of(sources[0].hash_part()), of(sources[1].hash_part()));
 }
@@ -181,48 +157,30 @@ fn kinds_are_recognised() {
         assert_eq!(named(name).1.kind(), Ok(kind), "{name}");
     }
     let maker = named("maker.drv.drv").1;
-    let text = DerivationOutput::Floating {
-        method: ContentAddressMethod::Text,
-        algo: HashAlgorithm::Sha256,
-    };
+    let text = DerivationOutput::Floating { method: ContentAddressMethod::Text, algo: HashAlgorithm::Sha256 };
     assert_eq!(maker.outputs.get("out"), Some(&text));
 }
 
 #[test]
 fn dynamic_derivations_are_refused_by_name() {
-    let (path, bytes) = fixtures()
-        .into_iter()
-        .find(|(path, _)| is_dynamic(path))
-        .expect("a fixture");
+    let (path, bytes) = fixtures().into_iter().find(|(path, _)| is_dynamic(path)).expect("a fixture");
     let name = path.derivation_name().expect("a derivation");
     let parse = |bytes: &[u8]| Derivation::parse(&StoreDir::default(), name, bytes);
     assert_eq!(parse(&bytes), Err(DerivationError::Dynamic));
     let unknown = b"DrvWithVersion(\"future\",";
-    assert_eq!(
-        parse(unknown),
-        Err(DerivationError::UnknownVersion("future".into()))
-    );
+    assert_eq!(parse(unknown), Err(DerivationError::UnknownVersion("future".into())));
 }
 
 #[test]
 fn structured_attributes_hide_the_environment() {
     let (_, structured) = named("structured-0.1.drv");
-    let json = structured
-        .structured_attrs()
-        .expect("valid JSON")
-        .expect("structured");
+    let json = structured.structured_attrs().expect("valid JSON").expect("structured");
     assert_eq!(json["nested"]["list"][1], 2.5);
     let attributes = structured.attributes().expect("valid JSON");
-    assert_eq!(
-        attributes.required_system_features(),
-        BTreeSet::from(["kvm".to_owned()])
-    );
+    assert_eq!(attributes.required_system_features(), BTreeSet::from(["kvm".to_owned()]));
     assert!(attributes.prefer_local_build());
     assert!(!attributes.allow_substitutes());
-    assert_eq!(
-        attributes.pname_version(),
-        ("structured".into(), Some("0.1".into()))
-    );
+    assert_eq!(attributes.pname_version(), ("structured".into(), Some("0.1".into())));
     assert_eq!(attributes.string("dev"), None);
 }
 
@@ -235,26 +193,14 @@ fn attributes_are_read_from_the_environment() {
     assert_eq!(features, ["big-parallel", "kvm"]);
     assert!(!attributes.prefer_local_build());
     assert!(attributes.allow_substitutes());
-    assert_eq!(
-        attributes.pname_version(),
-        ("multiple".into(), Some("2.0".into()))
-    );
-    assert!(
-        !named("dependent-3.1.drv")
-            .1
-            .attributes()
-            .expect("no JSON")
-            .allow_substitutes()
-    );
+    assert_eq!(attributes.pname_version(), ("multiple".into(), Some("2.0".into())));
+    assert!(!named("dependent-3.1.drv").1.attributes().expect("no JSON").allow_substitutes());
 }
 
 #[test]
 fn names_are_split_where_nix_splits_them() {
     assert_eq!(split_name("hello-2.12.1"), ("hello", Some("2.12.1")));
-    assert_eq!(
-        split_name("nixos-system-alpha-26.05"),
-        ("nixos-system-alpha", Some("26.05"))
-    );
+    assert_eq!(split_name("nixos-system-alpha-26.05"), ("nixos-system-alpha", Some("26.05")));
     assert_eq!(split_name("etc"), ("etc", None));
     assert_eq!(split_name("a-"), ("a-", None));
     assert_eq!(split_name("a--1"), ("a", Some("-1")));
@@ -267,25 +213,13 @@ fn resolving_replaces_inputs_by_paths() {
     let derivations = derivations();
     let (_, dependent) = named("dependent-3.1.drv");
     let output_of = |drv: &StorePath, output: &OutputName| derivations[drv].output_path(output).cloned();
-    let basic = dependent
-        .resolve(&store, output_of)
-        .expect("all outputs are known");
+    let basic = dependent.resolve(&store, output_of).expect("all outputs are known");
     assert_eq!(basic.env, dependent.env);
     assert_eq!(basic.outputs, dependent.outputs);
     assert_eq!(basic.input_srcs.len(), 5);
     let multiple = named("multiple-2.0.drv").1;
-    assert!(
-        basic.input_srcs.contains(
-            multiple
-                .output_path(&"dev".parse().expect("valid"))
-                .expect("known")
-        )
-    );
-    assert!(
-        !basic
-            .input_srcs
-            .contains(multiple.output_path(&out()).expect("known"))
-    );
+    assert!(basic.input_srcs.contains(multiple.output_path(&"dev".parse().expect("valid")).expect("known")));
+    assert!(!basic.input_srcs.contains(multiple.output_path(&out()).expect("known")));
     let wire = basic.to_aterm(&store);
     assert_eq!(BasicDerivation::parse(&store, "dependent-3.1", &wire), Ok(basic));
     let refused = BasicDerivation::parse(&store, "dependent-3.1", &dependent.to_aterm(&store));
@@ -304,35 +238,18 @@ fn resolving_fills_in_what_was_deferred() {
             path.name() == "deferred.drv" && derivation.env.contains_key(b"library".as_slice())
         })
         .expect("a fixture");
-    let built: StorePath = "00000000000000000000000000000000-floating"
-        .parse()
-        .expect("valid");
+    let built: StorePath = "00000000000000000000000000000000-floating".parse().expect("valid");
     let output_of = |drv: &StorePath, output: &OutputName| {
-        derivations[drv]
-            .output_path(output)
-            .cloned()
-            .or_else(|| Some(built.clone()))
+        derivations[drv].output_path(output).cloned().or_else(|| Some(built.clone()))
     };
-    let basic = deferred
-        .resolve(&store, output_of)
-        .expect("all outputs are known");
+    let basic = deferred.resolve(&store, output_of).expect("all outputs are known");
     let printed = store.print(&built).into_bytes();
     assert_eq!(basic.env.get(b"library".as_slice()), Some(&printed));
     assert_eq!(basic.env.get(b"floating".as_slice()), Some(&printed));
     assert_eq!(basic.kind(), Ok(DerivationKind::InputAddressed));
     let output = basic.output_path(&out()).expect("known now");
-    assert_eq!(
-        basic.env.get(b"out".as_slice()),
-        Some(&store.print(output).into_bytes())
-    );
-    assert_eq!(
-        basic
-            .clone()
-            .into_derivation()
-            .check_output_paths(&store, |_| None),
-        Ok(()),
-        "{path}"
-    );
+    assert_eq!(basic.env.get(b"out".as_slice()), Some(&store.print(output).into_bytes()));
+    assert_eq!(basic.clone().into_derivation().check_output_paths(&store, |_| None), Ok(()), "{path}");
 }
 
 #[test]
@@ -347,13 +264,7 @@ fn fixed_paths_that_do_not_follow_are_refused() {
     assert!(matches!(renamed, Err(DerivationError::WrongOutputPath { .. })));
     let upper = text.replacen("e3b0c4", "E3B0C4", 1);
     let result = Derivation::parse(&StoreDir::default(), "flat.tar.gz", upper.as_bytes());
-    assert!(matches!(
-        result,
-        Err(DerivationError::Malformed {
-            fault: Fault::Hash(_),
-            ..
-        })
-    ));
+    assert!(matches!(result, Err(DerivationError::Malformed { fault: Fault::Hash(_), .. })));
 }
 
 const OUT: &str = r#"("out","/nix/store/00000000000000000000000000000000-a","","")"#;
@@ -367,31 +278,16 @@ fn faults_are_named() {
     assert_eq!(fault(&format!("Derive([{OUT}],{rest} ")), Fault::Trailing);
     assert_eq!(fault(&format!("Derive([{OUT},],{rest}")), Fault::Expected("("));
     assert_eq!(fault(&format!("Derive([{OUT},{OUT}],{rest}")), Fault::OutOfOrder);
-    assert_eq!(
-        parse(&format!("Derive([],{rest}")),
-        Err(DerivationError::NoOutputs)
-    );
+    assert_eq!(parse(&format!("Derive([],{rest}")), Err(DerivationError::NoOutputs));
     let dotted = OUT.replace("\"out\"", "\"..\"");
-    assert!(matches!(
-        fault(&format!("Derive([{dotted}],{rest}")),
-        Fault::Path(_)
-    ));
+    assert!(matches!(fault(&format!("Derive([{dotted}],{rest}")), Fault::Path(_)));
     let foreign = OUT.replace("/nix/store", "/gnu/store");
-    assert!(matches!(
-        fault(&format!("Derive([{foreign}],{rest}")),
-        Fault::Path(_)
-    ));
+    assert!(matches!(fault(&format!("Derive([{foreign}],{rest}")), Fault::Path(_)));
     let input = |inputs: &str| fault(&format!("Derive([{OUT}],[{inputs}],[],\"s\",\"b\",[],[])"));
     assert_eq!(input(&format!("(\"{DRV}\",[])")), Fault::NoInputOutputs);
-    assert_eq!(
-        input(&format!("(\"{DRV}\",[\"out\",\"dev\"])")),
-        Fault::OutOfOrder
-    );
+    assert_eq!(input(&format!("(\"{DRV}\",[\"out\",\"dev\"])")), Fault::OutOfOrder);
     let plain = DRV.trim_end_matches(".drv");
-    assert_eq!(
-        input(&format!("(\"{plain}\",[\"out\"])")),
-        Fault::InputIsNoDerivation
-    );
+    assert_eq!(input(&format!("(\"{plain}\",[\"out\"])")), Fault::InputIsNoDerivation);
     let tail = |tail: &str| fault(&format!("Derive([{OUT}],[],[],{tail}"));
     assert_eq!(tail(r#""s\n","b",[],[])"#), Fault::BadSystem);
     assert_eq!(tail(r#""s","b\x",[],[])"#), Fault::BadEscape);
@@ -402,13 +298,7 @@ fn faults_are_named() {
     assert_eq!(tail(r#""s","b",[],[("a",""),("a","")])"#), Fault::OutOfOrder);
     let bytes = [b"Derive([(\"", b"\xff".as_slice()].concat();
     let not_text = Derivation::parse(&StoreDir::default(), "a", &[&bytes, b"\"".as_slice()].concat());
-    assert!(matches!(
-        not_text,
-        Err(DerivationError::Malformed {
-            fault: Fault::NotUtf8,
-            ..
-        })
-    ));
+    assert!(matches!(not_text, Err(DerivationError::Malformed { fault: Fault::NotUtf8, .. })));
     let name = Derivation::parse(&StoreDir::default(), "a b", b"");
     assert!(matches!(name, Err(DerivationError::Name(_))));
 }
@@ -426,41 +316,21 @@ fn outputs_of_impossible_forms_are_refused() {
     ] {
         let result = outputs(&form);
         assert!(
-            matches!(
-                result,
-                Err(DerivationError::Malformed {
-                    fault: Fault::OutputForm,
-                    ..
-                })
-            ),
+            matches!(result, Err(DerivationError::Malformed { fault: Fault::OutputForm, .. })),
             "{form}: {result:?}"
         );
     }
     let unknown = outputs(r#"("out","","sha3","")"#);
-    assert!(matches!(
-        unknown,
-        Err(DerivationError::Malformed {
-            fault: Fault::Hash(_),
-            ..
-        })
-    ));
+    assert!(matches!(unknown, Err(DerivationError::Malformed { fault: Fault::Hash(_), .. })));
     let mixed = |other: &str| outputs(&format!(r#"("dev","{path}","",""),{other}"#));
     assert_eq!(mixed(r#"("out","","","")"#), Err(DerivationError::MixedOutputs));
-    assert_eq!(
-        mixed(r#"("out","","r:sha256","")"#),
-        Err(DerivationError::MixedOutputs)
-    );
+    assert_eq!(mixed(r#"("out","","r:sha256","")"#), Err(DerivationError::MixedOutputs));
     let algorithms = outputs(r#"("dev","","r:sha1",""),("out","","r:sha256","")"#);
     assert_eq!(algorithms, Err(DerivationError::MixedOutputs));
-    let ca = ContentAddress {
-        method: ContentAddressMethod::Flat,
-        hash: Hash::of(HashAlgorithm::Sha256, b""),
-    };
+    let ca =
+        ContentAddress { method: ContentAddressMethod::Flat, hash: Hash::of(HashAlgorithm::Sha256, b"") };
     let fixed = fixed_path(&StoreDir::default(), "a-dev", &ca, &References::none()).expect("valid");
-    let dev = format!(
-        r#"("dev","/nix/store/{fixed}","sha256","{}")"#,
-        ca.hash.to_base16()
-    );
+    let dev = format!(r#"("dev","/nix/store/{fixed}","sha256","{}")"#, ca.hash.to_base16());
     assert_eq!(outputs(&dev), Err(DerivationError::MixedOutputs));
 }
 
@@ -468,10 +338,7 @@ fn outputs_of_impossible_forms_are_refused() {
 fn malformed_structured_attributes_are_refused() {
     for json in ["", "{", "[]", "1"] {
         let text = format!(r#"Derive([{OUT}],[],[],"s","b",[],[("__json","{json}")])"#);
-        assert!(
-            matches!(parse(&text), Err(DerivationError::StructuredAttributes(_))),
-            "{json}"
-        );
+        assert!(matches!(parse(&text), Err(DerivationError::StructuredAttributes(_))), "{json}");
     }
 }
 
@@ -488,10 +355,7 @@ fn truncation_at_every_byte_is_an_error() {
     for (path, bytes) in fixtures() {
         let name = path.derivation_name().expect("a derivation");
         for len in 0..bytes.len() {
-            assert!(
-                Derivation::parse(&store, name, &bytes[..len]).is_err(),
-                "{path} cut at {len}"
-            );
+            assert!(Derivation::parse(&store, name, &bytes[..len]).is_err(), "{path} cut at {len}");
         }
     }
 }
@@ -502,16 +366,10 @@ fn any_derivation() -> impl Strategy<Value = Derivation> {
     let drv = path().prop_map(|path| format!("{path}.drv").parse::<StorePath>().expect("valid"));
     let output = || "[a-z]{1,6}".prop_map(|name| name.parse::<OutputName>().expect("valid"));
     let input_addressed = prop::collection::btree_map(output(), path(), 1..4).prop_map(|outputs| {
-        outputs
-            .into_iter()
-            .map(|(name, path)| (name, DerivationOutput::InputAddressed(path)))
-            .collect()
+        outputs.into_iter().map(|(name, path)| (name, DerivationOutput::InputAddressed(path))).collect()
     });
     let deferred = prop::collection::btree_set(output(), 1..4).prop_map(|outputs| {
-        outputs
-            .into_iter()
-            .map(|name| (name, DerivationOutput::Deferred))
-            .collect::<BTreeMap<_, _>>()
+        outputs.into_iter().map(|name| (name, DerivationOutput::Deferred)).collect::<BTreeMap<_, _>>()
     });
     let bytes = || any::<Vec<u8>>();
     let inputs = prop::collection::btree_map(drv, prop::collection::btree_set(output(), 1..3), 0..4);
@@ -525,18 +383,16 @@ fn any_derivation() -> impl Strategy<Value = Derivation> {
         prop::collection::vec(bytes(), 0..4),
         env,
     )
-        .prop_map(
-            |(outputs, input_drvs, input_srcs, system, builder, args, env)| Derivation {
-                name: "a".into(),
-                outputs,
-                input_drvs,
-                input_srcs,
-                system,
-                builder,
-                args,
-                env,
-            },
-        )
+        .prop_map(|(outputs, input_drvs, input_srcs, system, builder, args, env)| Derivation {
+            name: "a".into(),
+            outputs,
+            input_drvs,
+            input_srcs,
+            system,
+            builder,
+            args,
+            env,
+        })
 }
 
 proptest! {

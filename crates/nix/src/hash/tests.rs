@@ -1,34 +1,21 @@
 use super::*;
 use proptest::prelude::*;
 
-const ALGORITHMS: [HashAlgorithm; 4] = [
-    HashAlgorithm::Md5,
-    HashAlgorithm::Sha1,
-    HashAlgorithm::Sha256,
-    HashAlgorithm::Sha512,
-];
+const ALGORITHMS: [HashAlgorithm; 4] =
+    [HashAlgorithm::Md5, HashAlgorithm::Sha1, HashAlgorithm::Sha256, HashAlgorithm::Sha512];
 
 #[test]
 fn faults_are_named() {
     let sha256 = Some(HashAlgorithm::Sha256);
     let empty_md5 = "md5:d41d8cd98f00b204e9800998ecf8427e";
-    let wrong = HashError::WrongAlgorithm {
-        expected: HashAlgorithm::Sha256,
-        found: HashAlgorithm::Md5,
-    };
+    let wrong = HashError::WrongAlgorithm { expected: HashAlgorithm::Sha256, found: HashAlgorithm::Md5 };
     assert_eq!(Hash::parse(empty_md5, sha256), Err(wrong));
     assert_eq!(Hash::parse("00", None), Err(HashError::MissingAlgorithm));
     assert_eq!(
         Hash::parse("00", sha256),
-        Err(HashError::WrongLength {
-            algorithm: HashAlgorithm::Sha256,
-            length: 2
-        })
+        Err(HashError::WrongLength { algorithm: HashAlgorithm::Sha256, length: 2 })
     );
-    assert_eq!(
-        Hash::parse("sha3:00", None),
-        Err(HashError::UnknownAlgorithm("sha3".into()))
-    );
+    assert_eq!(Hash::parse("sha3:00", None), Err(HashError::UnknownAlgorithm("sha3".into())));
     assert!(matches!(
         Hash::parse("md5-d41d8cd98f00b204e9800998ecf8427e", None),
         Err(HashError::WrongLength { .. })
@@ -42,9 +29,7 @@ fn every_notation_is_that_of_nix() {
     assert_eq!(vectors.lines().count(), 8);
     for line in vectors.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, text, base16, nix32, base64, sri] = fields[..] else {
-            panic!("{line}")
-        };
+        let [name, text, base16, nix32, base64, sri] = fields[..] else { panic!("{line}") };
         let algorithm = name.parse().expect("known");
         let hash = Hash::of(algorithm, text.as_bytes());
         let printed = [hash.to_base16(), hash.to_nix32(), hash.to_base64(), hash.to_sri()];

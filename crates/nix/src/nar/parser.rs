@@ -75,20 +75,12 @@ enum Field {
     Padding { left: u8 },
 }
 
-const LENGTH: Field = Field::Length {
-    bytes: [0; 8],
-    have: 0,
-};
+const LENGTH: Field = Field::Length { bytes: [0; 8], have: 0 };
 
 impl NarParser {
     /// At the beginning of an archive.
     pub fn new() -> Self {
-        Self {
-            expecting: Expecting::Magic,
-            directories: Vec::new(),
-            field: LENGTH,
-            word: Vec::new(),
-        }
+        Self { expecting: Expecting::Magic, directories: Vec::new(), field: LENGTH, word: Vec::new() }
     }
 
     /// Takes `bytes` up to the end of the archive, tells `visit` what they mean, and returns how many bytes it
@@ -126,11 +118,7 @@ impl NarParser {
 
     /// Must be called when the source of bytes has ended.
     pub fn finish(&self) -> Result<(), NarError> {
-        if self.is_finished() {
-            Ok(())
-        } else {
-            Err(NarError::Truncated)
-        }
+        if self.is_finished() { Ok(()) } else { Err(NarError::Truncated) }
     }
 
     /// Takes at least one byte of `bytes`, which is not empty.
@@ -140,17 +128,11 @@ impl NarParser {
         visit: &mut impl FnMut(NarEvent<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         match self.field {
-            Field::Length {
-                bytes: mut known,
-                have,
-            } => {
+            Field::Length { bytes: mut known, have } => {
                 let taken = bytes.len().min(8 - have);
                 known[have..have + taken].copy_from_slice(&bytes[..taken]);
                 if have + taken < 8 {
-                    self.field = Field::Length {
-                        bytes: known,
-                        have: have + taken,
-                    };
+                    self.field = Field::Length { bytes: known, have: have + taken };
                 } else {
                     self.begin_word(u64::from_le_bytes(known), visit)?;
                 }
@@ -191,10 +173,7 @@ impl NarParser {
         visit: &mut impl FnMut(NarEvent<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if let Expecting::Contents { executable } = self.expecting {
-            visit(NarEvent::File {
-                executable,
-                size: length,
-            })?;
+            visit(NarEvent::File { executable, size: length })?;
         } else {
             let (what, limit) = self.expecting.limit();
             if length > limit as u64 {
@@ -207,15 +186,8 @@ impl NarParser {
         }
         self.word.clear();
         let padding = u8::try_from((8 - length % 8) % 8).expect("less than 8");
-        self.field = Field::Body {
-            left: length,
-            padding,
-        };
-        if length == 0 {
-            self.end_body(padding, visit)
-        } else {
-            Ok(())
-        }
+        self.field = Field::Body { left: length, padding };
+        if length == 0 { self.end_body(padding, visit) } else { Ok(()) }
     }
 
     fn end_body<E: From<NarError>>(
@@ -284,10 +256,7 @@ impl NarParser {
             (E::EntryOpen, b"(") => E::Name,
             (E::Name, b"name") => E::NameValue,
             (E::NameValue, name) => {
-                let last = self
-                    .directories
-                    .last_mut()
-                    .expect("entries are read inside a directory");
+                let last = self.directories.last_mut().expect("entries are read inside a directory");
                 check_name(last, name)?;
                 last.clear();
                 last.extend_from_slice(name);
@@ -296,21 +265,14 @@ impl NarParser {
             (E::EntryClose, b")") => E::EntryOrClose,
             (expecting, word) => {
                 let found = excerpt(word);
-                return Err(NarError::UnexpectedWord {
-                    expected: expecting.limit().0,
-                    found,
-                });
+                return Err(NarError::UnexpectedWord { expected: expecting.limit().0, found });
             }
         };
         Ok((next, None))
     }
 
     fn after_node(&self) -> Expecting {
-        if self.directories.is_empty() {
-            Expecting::End
-        } else {
-            Expecting::EntryClose
-        }
+        if self.directories.is_empty() { Expecting::End } else { Expecting::EntryClose }
     }
 }
 
@@ -351,11 +313,7 @@ pub(super) fn check_name(last: &[u8], name: &[u8]) -> Result<(), NarError> {
     }
     if name.len() > MAX_NAME_LEN {
         let length = name.len() as u64;
-        return Err(NarError::TooLong {
-            what: "entry name",
-            length,
-            limit: MAX_NAME_LEN,
-        });
+        return Err(NarError::TooLong { what: "entry name", length, limit: MAX_NAME_LEN });
     }
     if name.windows(CASE_HACK.len()).any(|window| window == CASE_HACK) {
         return Err(NarError::CaseHack(excerpt(name)));
@@ -373,11 +331,7 @@ pub(super) fn check_target(target: &[u8]) -> Result<(), NarError> {
     }
     if target.len() > MAX_TARGET_LEN {
         let length = target.len() as u64;
-        return Err(NarError::TooLong {
-            what: "symlink target",
-            length,
-            limit: MAX_TARGET_LEN,
-        });
+        return Err(NarError::TooLong { what: "symlink target", length, limit: MAX_TARGET_LEN });
     }
     Ok(())
 }

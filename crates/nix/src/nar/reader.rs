@@ -33,10 +33,7 @@ pub fn read_nar<E: From<NarError> + From<io::Error>>(
 
 /// Reads one archive that must end with its source; returns its hash and size.
 pub fn verify_nar(source: impl Read) -> Result<(NarHash, u64), NarReadError> {
-    let mut hashing = Hashing {
-        source,
-        hasher: NarHasher::new(),
-    };
+    let mut hashing = Hashing { source, hasher: NarHasher::new() };
     read_nar(&mut hashing, |_| Ok::<(), NarReadError>(()))?;
     Ok(hashing.hasher.finish())
 }

@@ -14,19 +14,11 @@ enum Tree {
 
 impl Tree {
     fn file(contents: &[u8]) -> Self {
-        Self::File {
-            executable: false,
-            contents: contents.to_vec(),
-        }
+        Self::File { executable: false, contents: contents.to_vec() }
     }
 
     fn directory<const N: usize>(entries: [(&[u8], Tree); N]) -> Self {
-        Self::Directory(
-            entries
-                .into_iter()
-                .map(|(name, tree)| (name.to_vec(), tree))
-                .collect(),
-        )
+        Self::Directory(entries.into_iter().map(|(name, tree)| (name.to_vec(), tree)).collect())
     }
 
     fn write(&self, writer: &mut NarWriter<Vec<u8>>) -> Result<(), NarWriteError> {
@@ -136,16 +128,7 @@ fn nar_of_names(names: &[&[u8]]) -> Vec<u8> {
 
 fn sample() -> Tree {
     Tree::directory([
-        (
-            b"bin",
-            Tree::directory([(
-                b"a",
-                Tree::File {
-                    executable: true,
-                    contents: b"#!x\n".to_vec(),
-                },
-            )]),
-        ),
+        (b"bin", Tree::directory([(b"a", Tree::File { executable: true, contents: b"#!x\n".to_vec() })])),
         (b"empty", Tree::file(b"")),
         (b"link", Tree::Symlink(b"bin/a".to_vec())),
         (b"none", Tree::directory([])),
@@ -155,51 +138,24 @@ fn sample() -> Tree {
 
 #[test]
 fn a_tree_reads_back() {
-    for tree in [
-        sample(),
-        Tree::file(b"x"),
-        Tree::Symlink(b"/".to_vec()),
-        Tree::directory([]),
-    ] {
+    for tree in [sample(), Tree::file(b"x"), Tree::Symlink(b"/".to_vec()), Tree::directory([])] {
         assert_eq!(read(&tree.nar()).expect("our own archive"), tree);
     }
 }
 
 #[test]
 fn the_bytes_are_those_of_the_format() {
-    let expected = words(&[
-        b"nix-archive-1",
-        b"(",
-        b"type",
-        b"regular",
-        b"executable",
-        b"",
-        b"contents",
-        b"hi",
-        b")",
-    ]);
-    assert_eq!(
-        Tree::File {
-            executable: true,
-            contents: b"hi".to_vec()
-        }
-        .nar(),
-        expected
-    );
+    let expected =
+        words(&[b"nix-archive-1", b"(", b"type", b"regular", b"executable", b"", b"contents", b"hi", b")"]);
+    assert_eq!(Tree::File { executable: true, contents: b"hi".to_vec() }.nar(), expected);
 }
 
 #[test]
 fn an_archive_of_nix_is_read_and_written() {
     let nar = include_bytes!("../../tests/fixtures/tree.nar").as_slice();
-    let script = Tree::File {
-        executable: true,
-        contents: b"#!/bin/sh\n".to_vec(),
-    };
+    let script = Tree::File { executable: true, contents: b"#!/bin/sh\n".to_vec() };
     let expected = Tree::directory([
-        (
-            b"bin",
-            Tree::directory([(b"nothing", Tree::file(b"")), (b"run", script)]),
-        ),
+        (b"bin", Tree::directory([(b"nothing", Tree::file(b"")), (b"run", script)])),
         (b"eight", Tree::file(b"12345678")),
         (b"empty", Tree::directory([])),
         (b"link", Tree::Symlink(b"../nowhere".to_vec())),
@@ -259,25 +215,16 @@ fn asking_for_what_is_needed_never_reads_past_the_end() {
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
     for name in [b"".as_slice(), b".", b"..", b"a/b", b"/", b"a\0b"] {
-        assert!(
-            matches!(fault(&nar_of_names(&[name])), NarError::BadName(_)),
-            "{name:?}"
-        );
+        assert!(matches!(fault(&nar_of_names(&[name])), NarError::BadName(_)), "{name:?}");
     }
-    assert!(matches!(
-        fault(&nar_of_names(&[b"a~nix~case~hack~1"])),
-        NarError::CaseHack(_)
-    ));
+    assert!(matches!(fault(&nar_of_names(&[b"a~nix~case~hack~1"])), NarError::CaseHack(_)));
     assert!(read(&nar_of_names(&[b"...", b"A", b"a", b"a b", b"\xff\n"])).is_ok());
 }
 
 #[test]
 fn entries_are_sorted_and_unique() {
     for names in [[b"b", b"a"], [b"a", b"a"], [b"a", b"B"]] {
-        assert!(matches!(
-            fault(&nar_of_names(&[names[0], names[1]])),
-            NarError::OutOfOrder(_)
-        ));
+        assert!(matches!(fault(&nar_of_names(&[names[0], names[1]])), NarError::OutOfOrder(_)));
     }
 }
 
@@ -285,44 +232,13 @@ fn entries_are_sorted_and_unique() {
 fn every_length_is_bounded() {
     let name = |len| nar_of_names(&[&vec![b'a'; len]]);
     assert!(read(&name(255)).is_ok());
-    assert_eq!(
-        fault(&name(256)),
-        NarError::TooLong {
-            what: "entry name",
-            length: 256,
-            limit: 255
-        }
-    );
-    let target = |len| {
-        words(&[
-            b"nix-archive-1",
-            b"(",
-            b"type",
-            b"symlink",
-            b"target",
-            &vec![b'a'; len],
-            b")",
-        ])
-    };
+    assert_eq!(fault(&name(256)), NarError::TooLong { what: "entry name", length: 256, limit: 255 });
+    let target =
+        |len| words(&[b"nix-archive-1", b"(", b"type", b"symlink", b"target", &vec![b'a'; len], b")"]);
     assert!(read(&target(4095)).is_ok());
-    assert_eq!(
-        fault(&target(4096)),
-        NarError::TooLong {
-            what: "symlink target",
-            length: 4096,
-            limit: 4095
-        }
-    );
+    assert_eq!(fault(&target(4096)), NarError::TooLong { what: "symlink target", length: 4096, limit: 4095 });
     for target in [b"".as_slice(), b"a\0"] {
-        let nar = words(&[
-            b"nix-archive-1",
-            b"(",
-            b"type",
-            b"symlink",
-            b"target",
-            target,
-            b")",
-        ]);
+        let nar = words(&[b"nix-archive-1", b"(", b"type", b"symlink", b"target", target, b")"]);
         assert!(matches!(fault(&nar), NarError::BadTarget(_)));
     }
     let mut endless = words(&[b"nix-archive-1", b"(", b"type", b"regular", b"contents"]);
@@ -337,16 +253,7 @@ fn nesting_is_bounded_as_in_nix() {
     let nested = |depth: usize| {
         let mut all: Vec<&[u8]> = vec![b"nix-archive-1"];
         for _ in 0..depth {
-            all.extend([
-                b"(".as_slice(),
-                b"type",
-                b"directory",
-                b"entry",
-                b"(",
-                b"name",
-                b"a",
-                b"node",
-            ]);
+            all.extend([b"(".as_slice(), b"type", b"directory", b"entry", b"(", b"name", b"a", b"node"]);
         }
         all.extend([b"(".as_slice(), b"type", b"regular", b"contents", b"", b")"]);
         for _ in 0..depth {
@@ -366,22 +273,14 @@ fn other_words_are_refused() {
     let unexpected = |error| matches!(error, NarError::UnexpectedWord { .. });
     assert!(unexpected(after(&[b"fifo"])));
     assert!(unexpected(after(&[b"regular", b"target"])));
-    assert!(unexpected(after(&[
-        b"regular",
-        b"executable",
-        b"",
-        b"executable"
-    ])));
+    assert!(unexpected(after(&[b"regular", b"executable", b"", b"executable"])));
     assert!(unexpected(after(&[b"regular", b"contents", b"", b"("])));
     assert!(unexpected(after(&[b"directory", b"node"])));
     assert!(unexpected(after(&[b"directory", b"entry", b")"])));
     assert!(unexpected(after(&[b"directory", b"entry", b"(", b"node"])));
     assert!(matches!(
         after(&[b"regular", b"executable", b"yes"]),
-        NarError::TooLong {
-            what: "value of 'executable'",
-            ..
-        }
+        NarError::TooLong { what: "value of 'executable'", .. }
     ));
     assert!(matches!(after(&[&[b'x'; 33]]), NarError::TooLong { .. }));
     assert_eq!(fault(&words(&[b"nix-archive-2"])), NarError::BadMagic);
@@ -391,10 +290,7 @@ fn other_words_are_refused() {
 #[test]
 fn padding_is_zero() {
     let nar = Tree::file(b"abc").nar();
-    let contents = nar
-        .windows(3)
-        .position(|window| window == b"abc")
-        .expect("contents");
+    let contents = nar.windows(3).position(|window| window == b"abc").expect("contents");
     for offset in contents + 3..contents + 8 {
         let mut bad = nar.clone();
         bad[offset] = 1;
@@ -404,9 +300,7 @@ fn padding_is_zero() {
 
 #[test]
 fn an_error_of_the_visitor_stops_the_reading() {
-    let result = read_nar(sample().nar().as_slice(), |_| {
-        Err(NarReadError::Io(io::Error::other("full")))
-    });
+    let result = read_nar(sample().nar().as_slice(), |_| Err(NarReadError::Io(io::Error::other("full"))));
     assert!(matches!(result, Err(NarReadError::Io(_))));
 }
 
@@ -416,11 +310,7 @@ fn an_interrupted_source_is_asked_again() {
     impl Read for Interrupted<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.1 = !self.1;
-            if self.1 {
-                Err(io::ErrorKind::Interrupted.into())
-            } else {
-                self.0.read(&mut buffer[..1])
-            }
+            if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { self.0.read(&mut buffer[..1]) }
         }
     }
     let nar = sample().nar();
@@ -436,18 +326,12 @@ fn the_writer_refuses_what_the_parser_would() {
     assert!(bad(entries.entry(b"..")));
     assert!(bad(entries.entry(&[b'a'; 256])));
     entries.entry(b"b").expect("a name");
-    assert!(matches!(
-        entries.entry(b"c"),
-        Err(NarWriteError::OutOfPlace("an entry"))
-    ));
+    assert!(matches!(entries.entry(b"c"), Err(NarWriteError::OutOfPlace("an entry"))));
     assert!(bad(entries.symlink(b"")));
     entries.symlink(b"t").expect("a target");
     assert!(bad(entries.entry(b"a")));
     entries.end_directory().expect("the end");
-    assert!(matches!(
-        entries.symlink(b"t"),
-        Err(NarWriteError::OutOfPlace("a symlink"))
-    ));
+    assert!(matches!(entries.symlink(b"t"), Err(NarWriteError::OutOfPlace("a symlink"))));
     let mut deep = writer();
     for _ in 0..64 {
         deep.begin_directory().expect("not too deep");

@@ -30,11 +30,7 @@ enum Place {
 impl<W: Write> NarWriter<W> {
     /// Begins an archive; its root node must follow.
     pub fn new(sink: W) -> Result<Self, NarWriteError> {
-        let mut writer = Self {
-            sink,
-            place: Place::Node,
-            directories: Vec::new(),
-        };
+        let mut writer = Self { sink, place: Place::Node, directories: Vec::new() };
         writer.word(MAGIC)?;
         Ok(writer)
     }
@@ -119,10 +115,7 @@ impl<W: Write> NarWriter<W> {
         };
         let len = bytes.len() as u64;
         let Some(left) = left.checked_sub(len) else {
-            return Err(NarWriteError::WrongSize {
-                declared: size,
-                found: size - left + len,
-            });
+            return Err(NarWriteError::WrongSize { declared: size, found: size - left + len });
         };
         self.sink.write_all(bytes)?;
         self.place = Place::Contents { left, size };
@@ -135,10 +128,7 @@ impl<W: Write> NarWriter<W> {
             return Err(NarWriteError::OutOfPlace("the end of a file"));
         };
         if left > 0 {
-            return Err(NarWriteError::WrongSize {
-                declared: size,
-                found: size - left,
-            });
+            return Err(NarWriteError::WrongSize { declared: size, found: size - left });
         }
         self.pad(size)?;
         self.end_node()
@@ -154,11 +144,7 @@ impl<W: Write> NarWriter<W> {
 
     /// Ends the archive and returns the sink, which is not flushed.
     pub fn finish(self) -> Result<W, NarWriteError> {
-        if self.place == Place::End {
-            Ok(self.sink)
-        } else {
-            Err(NarWriteError::OutOfPlace("its end"))
-        }
+        if self.place == Place::End { Ok(self.sink) } else { Err(NarWriteError::OutOfPlace("its end")) }
     }
 
     fn begin_node(&self, what: &'static str) -> Result<(), NarWriteError> {

@@ -10,11 +10,7 @@ const PATH: &str = "00000000000000000000000000000000-a-1.0";
 fn example() -> NarInfo {
     let mut path_info = PathInfo {
         path: PATH.parse().expect("valid"),
-        deriver: Some(
-            "11111111111111111111111111111111-a-1.0.drv"
-                .parse()
-                .expect("valid"),
-        ),
+        deriver: Some("11111111111111111111111111111111-a-1.0.drv".parse().expect("valid")),
         nar_hash: NarHash::of(b"nar"),
         references: BTreeSet::from([
             PATH.parse().expect("valid"),
@@ -26,10 +22,7 @@ fn example() -> NarInfo {
         signatures: Vec::new(),
         content_address: None,
     };
-    path_info.sign(
-        &StoreDir::default(),
-        &SecretKey::from_seed("k", &[3; 32]).expect("valid name"),
-    );
+    path_info.sign(&StoreDir::default(), &SecretKey::from_seed("k", &[3; 32]).expect("valid name"));
     NarInfo {
         path_info,
         url: "nar/abc.nar.zst".into(),
@@ -51,11 +44,7 @@ fn parse(text: &str) -> Result<NarInfo, NarInfoError> {
 fn with_line(field: &str, line: &str) -> String {
     let prefix = format!("{field}: ");
     let replace = |old: &str| {
-        if old.starts_with(&prefix) {
-            line.to_owned()
-        } else {
-            format!("{old}\n")
-        }
+        if old.starts_with(&prefix) { line.to_owned() } else { format!("{old}\n") }
     };
     text().lines().map(replace).collect()
 }
@@ -95,19 +84,11 @@ fn what_nix_wrote_prints_as_the_same_text() {
 #[test]
 fn signatures_of_nix_verify_and_ours_are_the_same() {
     let store = StoreDir::default();
-    let secret: SecretKey = include_str!("../../tests/fixtures/throwaway-key")
-        .trim()
-        .parse()
-        .expect("a key");
-    let public: PublicKey = include_str!("../../tests/fixtures/public-key")
-        .trim()
-        .parse()
-        .expect("a key");
+    let secret: SecretKey = include_str!("../../tests/fixtures/throwaway-key").trim().parse().expect("a key");
+    let public: PublicKey = include_str!("../../tests/fixtures/public-key").trim().parse().expect("a key");
     assert_eq!(secret.public_key(), public);
     for (_, text) in FIXTURES {
-        let mut info = NarInfo::parse(&store, text.as_bytes())
-            .expect("Nix wrote it")
-            .path_info;
+        let mut info = NarInfo::parse(&store, text.as_bytes()).expect("Nix wrote it").path_info;
         assert!(info.is_signed_by(&store, std::slice::from_ref(&public)));
         let signatures = std::mem::take(&mut info.signatures);
         info.sign(&store, &secret);
@@ -126,18 +107,8 @@ fn content_addresses_of_nix_give_their_paths() {
 
 #[test]
 fn each_missing_field_is_named() {
-    for field in [
-        "StorePath",
-        "URL",
-        "Compression",
-        "NarHash",
-        "NarSize",
-        "References",
-    ] {
-        assert_eq!(
-            parse(&with_line(field, "")),
-            Err(NarInfoError::MissingField(field))
-        );
+    for field in ["StorePath", "URL", "Compression", "NarHash", "NarSize", "References"] {
+        assert_eq!(parse(&with_line(field, "")), Err(NarInfoError::MissingField(field)));
     }
     for field in ["FileHash", "FileSize", "Deriver", "Sig"] {
         assert!(parse(&with_line(field, "")).is_ok(), "{field}");
@@ -152,10 +123,7 @@ fn each_duplicate_field_is_named() {
         if field == "Sig" {
             assert!(result.is_ok());
         } else {
-            assert!(
-                matches!(result, Err(NarInfoError::DuplicateField(name)) if name == field),
-                "{field}"
-            );
+            assert!(matches!(result, Err(NarInfoError::DuplicateField(name)) if name == field), "{field}");
         }
     }
 }
@@ -166,17 +134,11 @@ fn malformed_lines_are_refused() {
         parse(&format!("{}System: x86_64-linux\n", text())),
         Err(NarInfoError::UnknownField("System".into()))
     );
-    assert_eq!(
-        parse(&text().replace('\n', "\r\n")),
-        Err(NarInfoError::BadLine(1))
-    );
+    assert_eq!(parse(&text().replace('\n', "\r\n")), Err(NarInfoError::BadLine(1)));
     assert!(matches!(parse(text().trim_end()), Err(NarInfoError::BadLine(_))));
     assert_eq!(parse("\n"), Err(NarInfoError::BadLine(1)));
     assert_eq!(parse("StorePath\n"), Err(NarInfoError::BadLine(1)));
-    assert_eq!(
-        NarInfo::parse(&StoreDir::default(), b"URL: \xff\n"),
-        Err(NarInfoError::BadLine(1))
-    );
+    assert_eq!(NarInfo::parse(&StoreDir::default(), b"URL: \xff\n"), Err(NarInfoError::BadLine(1)));
     assert_eq!(parse(""), Err(NarInfoError::MissingField("StorePath")));
 }
 
@@ -184,11 +146,7 @@ fn malformed_lines_are_refused() {
 fn numbers_are_positive_and_plain() {
     for number in ["0", "-1", "+1", "01", "1 ", "1e3", "18446744073709551616", ""] {
         let expected = Err(NarInfoError::BadNumber("NarSize"));
-        assert_eq!(
-            parse(&with_line("NarSize", &format!("NarSize: {number}\n"))),
-            expected,
-            "{number}"
-        );
+        assert_eq!(parse(&with_line("NarSize", &format!("NarSize: {number}\n"))), expected, "{number}");
     }
     assert!(parse(&with_line("FileSize", "FileSize: 18446744073709551615\n")).is_ok());
 }
@@ -208,11 +166,7 @@ fn urls_stay_below_the_cache() {
         "nar\\a",
         "nar/a b",
     ] {
-        assert_eq!(
-            parse(&with_line("URL", &format!("URL: {url}\n"))),
-            Err(NarInfoError::BadUrl),
-            "{url}"
-        );
+        assert_eq!(parse(&with_line("URL", &format!("URL: {url}\n"))), Err(NarInfoError::BadUrl), "{url}");
     }
     assert!(parse(&with_line("URL", "URL: nar/a.nar?hash=0abc\n")).is_ok());
 }
@@ -226,13 +180,7 @@ fn a_narinfo_must_be_of_the_path_asked_for() {
     let result = NarInfo::parse_for(&store, &other, &bytes);
     assert!(matches!(result, Err(NarInfoError::OtherPath { .. })));
     let foreign = with_line("StorePath", &format!("StorePath: /gnu/store/{PATH}\n"));
-    assert!(matches!(
-        parse(&foreign),
-        Err(NarInfoError::Path {
-            field: "StorePath",
-            ..
-        })
-    ));
+    assert!(matches!(parse(&foreign), Err(NarInfoError::Path { field: "StorePath", .. })));
 }
 
 #[test]
@@ -244,51 +192,25 @@ fn hashes_references_and_signatures_are_checked() {
     ));
     assert!(matches!(
         parse(&with_line("FileHash", "FileHash: sha256:abc\n")),
-        Err(NarInfoError::Hash {
-            field: "FileHash",
-            ..
-        })
+        Err(NarInfoError::Hash { field: "FileHash", .. })
     ));
     let twice = with_line("References", &format!("References: {PATH} {PATH}\n"));
     assert_eq!(parse(&twice), Err(NarInfoError::UnsortedReferences));
-    for references in [
-        format!("{PATH} "),
-        format!(" {PATH}"),
-        "a".into(),
-        format!("/nix/store/{PATH}"),
-    ] {
+    for references in [format!("{PATH} "), format!(" {PATH}"), "a".into(), format!("/nix/store/{PATH}")] {
         let line = format!("References: {references}\n");
         let result = parse(&with_line("References", &line));
-        assert!(
-            matches!(
-                result,
-                Err(NarInfoError::Path {
-                    field: "References",
-                    ..
-                })
-            ),
-            "{references}"
-        );
+        assert!(matches!(result, Err(NarInfoError::Path { field: "References", .. })), "{references}");
     }
-    assert!(matches!(
-        parse(&with_line("Sig", "Sig: k:abc\n")),
-        Err(NarInfoError::Signature(_))
-    ));
+    assert!(matches!(parse(&with_line("Sig", "Sig: k:abc\n")), Err(NarInfoError::Signature(_))));
     let compression = with_line("Compression", "Compression: rar\n");
-    assert_eq!(
-        parse(&compression),
-        Err(NarInfoError::BadCompression("rar".into()))
-    );
+    assert_eq!(parse(&compression), Err(NarInfoError::BadCompression("rar".into())));
 }
 
 #[test]
 fn a_false_content_address_is_refused() {
     let store = StoreDir::default();
     let line = format!("CA: fixed:r:{}\n", NarHash::of(b"nar"));
-    assert!(matches!(
-        parse(&format!("{}{line}", text())),
-        Err(NarInfoError::FalseContentAddress(_))
-    ));
+    assert!(matches!(parse(&format!("{}{line}", text())), Err(NarInfoError::FalseContentAddress(_))));
     let mut honest = example();
     honest.path_info.references.clear();
     honest.path_info.path =
@@ -298,19 +220,13 @@ fn a_false_content_address_is_refused() {
         hash: honest.path_info.nar_hash.to_hash(),
     });
     assert_eq!(parse(&honest.print(&store)), Ok(honest));
-    assert!(matches!(
-        parse(&format!("{}CA: x\n", text())),
-        Err(NarInfoError::ContentAddress(_))
-    ));
+    assert!(matches!(parse(&format!("{}CA: x\n", text())), Err(NarInfoError::ContentAddress(_))));
 }
 
 #[test]
 fn endless_input_is_refused_unread() {
     let references = format!("References: {}\n", vec![PATH; 1 << 15].join(" "));
-    assert!(matches!(
-        parse(&with_line("References", &references)),
-        Err(NarInfoError::TooLarge(_))
-    ));
+    assert!(matches!(parse(&with_line("References", &references)), Err(NarInfoError::TooLarge(_))));
 }
 
 proptest! {

@@ -11,15 +11,9 @@ fn a_signature_is_of_one_key_and_one_message() {
     let signature = secret.sign(b"message");
     assert!(secret.public_key().verifies(b"message", &signature));
     assert!(!secret.public_key().verifies(b"massage", &signature));
-    assert!(
-        !key("cache-2").public_key().verifies(b"message", &signature),
-        "another name"
-    );
+    assert!(!key("cache-2").public_key().verifies(b"message", &signature), "another name");
     let other = SecretKey::from_seed("cache-1", &[8; 32]).expect("valid name");
-    assert!(
-        !other.public_key().verifies(b"message", &signature),
-        "another key"
-    );
+    assert!(!other.public_key().verifies(b"message", &signature), "another key");
 }
 
 #[test]
@@ -44,22 +38,10 @@ fn faults_are_named() {
     assert_eq!(parse(":abc"), SignatureError::MissingName);
     assert_eq!(parse("a b:AAAA"), SignatureError::BadName);
     assert_eq!(parse("a\n:AAAA"), SignatureError::BadName);
-    assert_eq!(
-        parse(&format!("{}:AAAA", "a".repeat(256))),
-        SignatureError::BadName
-    );
-    assert_eq!(
-        parse("a:AAAA"),
-        SignatureError::WrongLength {
-            expected: 64,
-            found: 3
-        }
-    );
+    assert_eq!(parse(&format!("{}:AAAA", "a".repeat(256))), SignatureError::BadName);
+    assert_eq!(parse("a:AAAA"), SignatureError::WrongLength { expected: 64, found: 3 });
     assert!(matches!(parse("a:AA~A"), SignatureError::Base64(_)));
-    assert!(matches!(
-        parse(&format!("a:{}", "A".repeat(4000))),
-        SignatureError::WrongLength { .. }
-    ));
+    assert!(matches!(parse(&format!("a:{}", "A".repeat(4000))), SignatureError::WrongLength { .. }));
     let mut halves = [1; 64];
     halves[32..].fill(2);
     let text = format!("a:{}", base64::encode(&halves));

@@ -26,10 +26,7 @@ fn names_follow_the_rules_of_nix() {
         assert!(named(name).is_ok(), "{name}");
     }
     for (name, character) in [("a b", ' '), ("a/b", '/'), ("é", 'é'), ("a\0", '\0'), ("a~", '~')] {
-        let expected = StorePathError::IllegalCharacter {
-            name: name.into(),
-            character,
-        };
+        let expected = StorePathError::IllegalCharacter { name: name.into(), character };
         assert_eq!(named(name), Err(expected));
     }
     assert!(named(&"a".repeat(211)).is_ok());
@@ -41,15 +38,9 @@ fn names_follow_the_rules_of_nix() {
 fn hash_parts_are_of_our_base_32() {
     for bad in ["e", "o", "u", "t", "A", "é"] {
         let text = format!("{}{bad}-name", &HASH[bad.len()..]);
-        assert!(
-            matches!(text.parse::<StorePath>(), Err(StorePathError::BadHashPart(_))),
-            "{text}"
-        );
+        assert!(matches!(text.parse::<StorePath>(), Err(StorePathError::BadHashPart(_))), "{text}");
     }
-    assert!(matches!(
-        format!("{HASH}_name").parse::<StorePath>(),
-        Err(StorePathError::BadHashPart(_))
-    ));
+    assert!(matches!(format!("{HASH}_name").parse::<StorePath>(), Err(StorePathError::BadHashPart(_))));
 }
 
 #[test]
@@ -57,10 +48,7 @@ fn the_store_dir_bounds_what_is_read() {
     let store = StoreDir::default();
     let path = named("a").expect("valid");
     assert_eq!(store.parse(&store.print(&path)), Ok(path.clone()));
-    assert_eq!(
-        store.parse_within(&format!("/nix/store/{path}/bin/a")),
-        Ok((path.clone(), "/bin/a"))
-    );
+    assert_eq!(store.parse_within(&format!("/nix/store/{path}/bin/a")), Ok((path.clone(), "/bin/a")));
     for outside in [
         format!("/nix/store{path}"),
         format!("/nix/stores/{path}"),
@@ -68,24 +56,13 @@ fn the_store_dir_bounds_what_is_read() {
         path.to_string(),
         String::new(),
     ] {
-        assert!(
-            matches!(store.parse(&outside), Err(StorePathError::NotInStore { .. })),
-            "{outside}"
-        );
+        assert!(matches!(store.parse(&outside), Err(StorePathError::NotInStore { .. })), "{outside}");
     }
     assert!(store.parse(&format!("/nix/store/{path}/bin")).is_err());
     assert!(store.parse(&format!("/nix/store//{path}")).is_err());
     let other = StoreDir::new("/home/me/store").expect("absolute");
     assert_eq!(other.print(&path), format!("/home/me/store/{path}"));
-    for bad in [
-        "",
-        "/",
-        "store",
-        "/nix/store/",
-        "/nix//store",
-        "/nix/../store",
-        "/nix/./store",
-    ] {
+    for bad in ["", "/", "store", "/nix/store/", "/nix//store", "/nix/../store", "/nix/./store"] {
         assert!(StoreDir::new(bad).is_err(), "{bad}");
     }
 }
@@ -105,10 +82,7 @@ fn json_holds_the_base_name() {
     let path = named("a").expect("valid");
     let json = serde_json::to_string(&path).expect("serialises");
     assert_eq!(json, format!("\"{HASH}-a\""));
-    assert_eq!(
-        serde_json::from_str::<StorePath>(&json).expect("reads back"),
-        path
-    );
+    assert_eq!(serde_json::from_str::<StorePath>(&json).expect("reads back"), path);
     assert!(serde_json::from_str::<StorePath>("\"a\"").is_err());
 }
 
