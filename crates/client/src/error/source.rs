@@ -1,0 +1,97 @@
+//! What to say when a flake cannot be found, read or packed.
+
+use std::io;
+
+use super::{CliError, FULL, chain};
+use crate::source::{FlakeRefError, GitError, LocateError, PackError, SourceError};
+
+impl From<FlakeRefError> for CliError {
+    fn from(error: FlakeRefError) -> Self {
+        let next = match &error {
+            FlakeRefError::NotLocal(_) => {
+                "Clone it first and give its path, as in `fleetctl build ./fleet --all-hosts`"
+            }
+            FlakeRefError::Parameter { .. } => "Leave it out; ?dir=, ?rev=, ?ref= and ?shallow=1 are known",
+            FlakeRefError::Malformed(_) => "Give a path, as in `fleetctl build ./fleet --all-hosts`",
+        };
+        Self::new(error.to_string()).next(next)
+    }
+}
+
+impl From<LocateError> for CliError {
+    fn from(error: LocateError) -> Self {
+        let next = match &error {
+            LocateError::Io { .. } => "Check the path and its permissions",
+            LocateError::NotADirectory(_) => "Give the directory that holds flake.nix",
+            LocateError::NoFlake(_) => "Go to the directory of your flake, or give its path as FLAKE",
+            LocateError::NotARepository(_) => {
+                "Run `git init` and `git add` your files there, or write path: instead of git+file: to take every \
+                 file of the directory"
+            }
+            LocateError::NotUtf8(_) => "Rename it: Nix cannot name such a directory in a flake reference",
+        };
+        Self::new(chain(&error)).next(next)
+    }
+}
+
+impl From<GitError> for CliError {
+    fn from(error: GitError) -> Self {
+        let next = match &error {
+            GitError::NotInstalled => {
+                "Install git, or write path: before the flake's path to take every file of the directory"
+                    .to_owned()
+            }
+            GitError::Failed { message, root, .. } if message.contains("dubious ownership") => format!(
+                "The repository belongs to another user; if you trust it, run `git config --global --add \
+                 safe.directory {}`",
+                root.display()
+            ),
+            GitError::NoSuchCommit { root, .. } => format!(
+                "`git -C {} log --oneline --all` lists commits; in a shallow clone, run `git fetch --unshallow` first",
+                root.display()
+            ),
+            GitError::Failed { .. } | GitError::Io(_) | GitError::Unexpected { .. } => {
+                "Check that `git status` works in that directory".to_owned()
+            }
+        };
+        Self::new(chain(&error)).next(next)
+    }
+}
+
+impl From<PackError> for CliError {
+    fn from(error: PackError) -> Self {
+        let next = match error {
+            PackError::Git(error) => return error.into(),
+            PackError::Write(source) if source.kind() == io::ErrorKind::StorageFull => {
+                return Self::new("cannot write the packed flake: the disk is full").next(FULL);
+            }
+            PackError::Write(_) => "Set FLEET_CACHE_DIR to a directory with room for a copy of the flake",
+            PackError::Read { .. } => "Check its permissions; Nix reads every tracked file of a flake",
+            PackError::Changed(_) => "Run the same command again when nothing writes there",
+            PackError::Unsupported(_) => "Remove it, or use a git repository that does not track it",
+            PackError::Nar { .. } => "Rename or remove it: Nix cannot hold it in its store either",
+            PackError::TooDeep(_) => "Move it up: Nix takes 64 directories in one another at most",
+        };
+        Self::new(chain(&error)).next(next)
+    }
+}
+
+impl From<SourceError> for CliError {
+    fn from(error: SourceError) -> Self {
+        let next = match error {
+            SourceError::Git(error) => return error.into(),
+            SourceError::Pack(error) => return error.into(),
+            SourceError::Spool { directory, source } => {
+                return Self::unusable_directory("cache", &directory, "FLEET_CACHE_DIR", &source);
+            }
+            SourceError::Untracked(ref path) => {
+                format!("Run `git add {}`: Nix sees tracked files only", path.display())
+            }
+            SourceError::NoFlake { .. } => "Check FLAKE, its ?dir= and the commit".to_owned(),
+            SourceError::NoHistory(_) => {
+                "A base needs history: keep the flake in git, or leave --base out".to_owned()
+            }
+        };
+        Self::new(chain(&error)).next(next)
+    }
+}
