@@ -1,6 +1,6 @@
 //! Nix in layers.
 //!
-//! The pure layer (everything but the three IO modules) turns bytes into values and back: store paths,
+//! The pure layer (everything but the IO modules, which stand last) turns bytes into values and back: store paths,
 //! hashes, derivations, archives, narinfo files, signatures. It opens no file or socket, reads no clock
 //! and no environment, and never panics on bad input: every length is bounded, every fault a typed error.
 //! The IO layer speaks to the daemon, drives the evaluator, and stands between the two.
