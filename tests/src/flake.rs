@@ -39,11 +39,7 @@ impl HandMadeFleet {
     /// An empty repository below the daemon's scratch directory.
     pub fn new(daemon: &NixDaemon) -> HandMadeFleet {
         let system = daemon.nix_stdout(["eval", "--impure", "--raw", "--expr", "builtins.currentSystem"]);
-        HandMadeFleet {
-            repo: GitRepo::init(daemon.scratch().join("fleet")),
-            system,
-            hosts: Vec::new(),
-        }
+        HandMadeFleet { repo: GitRepo::init(daemon.scratch().join("fleet")), system, hosts: Vec::new() }
     }
 
     /// Adds a host whose toplevel is a Nix expression, which may use `self` and the prelude.
@@ -87,10 +83,5 @@ impl HandMadeFleet {
 
 /// A name as a Nix string, for attribute names that are no identifiers.
 fn nix_string(text: &str) -> String {
-    format!(
-        "\"{}\"",
-        text.replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace("${", "\\${")
-    )
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${"))
 }

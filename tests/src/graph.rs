@@ -34,10 +34,7 @@ impl Graph {
 
     /// A package that keeps references to `inputs` and waits for a moment.
     pub fn package(&mut self, name: &str, inputs: &[Node]) -> Node {
-        let deps: Vec<_> = inputs
-            .iter()
-            .map(|input| json!([input.0, ["out"], true]))
-            .collect();
+        let deps: Vec<_> = inputs.iter().map(|input| json!([input.0, ["out"], true])).collect();
         self.push(json!({ "name": name, "outputs": ["out"], "deps": deps, "cost_ms": 5, "size_kib": 1 }))
     }
 
@@ -65,9 +62,8 @@ impl Graph {
     /// touch, and one that is left out by default.
     pub fn small_fleet() -> Graph {
         let mut graph = Graph::new();
-        let sources: Vec<_> = ["glibc-2.40.tar.xz", "openssl-3.tar.gz"]
-            .map(|name| graph.source(name))
-            .to_vec();
+        let sources: Vec<_> =
+            ["glibc-2.40.tar.xz", "openssl-3.tar.gz"].map(|name| graph.source(name)).to_vec();
         let glibc = graph.package("glibc-2.40", &sources[..1]);
         let openssl = graph.package("openssl-3.3.2", &[glibc, sources[1]]);
         let systemd = graph.package("systemd-256.7", &[glibc, openssl]);
@@ -84,11 +80,8 @@ impl Graph {
             ("tiny-minimal", etc, etc),
         ] {
             let before_top = graph.toplevel(name, before, &[systemd, etc]);
-            let after_top = if before == after {
-                before_top
-            } else {
-                graph.toplevel(name, after, &[systemd, etc])
-            };
+            let after_top =
+                if before == after { before_top } else { graph.toplevel(name, after, &[systemd, etc]) };
             graph.host(name, before_top, after_top);
         }
         graph
@@ -106,11 +99,7 @@ impl Graph {
                 open.extend(deps.filter_map(|dep| usize::try_from(dep[0].as_u64()?).ok()));
             }
         }
-        needed
-            .into_iter()
-            .filter_map(|node| self.nodes[node]["name"].as_str())
-            .map(str::to_owned)
-            .collect()
+        needed.into_iter().filter_map(|node| self.nodes[node]["name"].as_str()).map(str::to_owned).collect()
     }
 
     fn toplevel(&mut self, host: &str, main: Node, shared: &[Node]) -> Node {
@@ -143,17 +132,9 @@ impl ReplayedFleet {
         let directory = daemon.scratch().join("replay");
         let mut make = Command::new(repository().join("examples/replay-fleet/make"));
         daemon.configure(&mut make);
-        let output = make
-            .arg(recording)
-            .arg(&directory)
-            .arg(divisor.to_string())
-            .output()
-            .expect("make starts");
-        assert!(
-            output.status.success(),
-            "make failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output =
+            make.arg(recording).arg(&directory).arg(divisor.to_string()).output().expect("make starts");
+        assert!(output.status.success(), "make failed: {}", String::from_utf8_lossy(&output.stderr));
         ReplayedFleet { directory }
     }
 
@@ -171,23 +152,13 @@ impl ReplayedFleet {
             .args(files)
             .output()
             .expect("nix-store starts");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let paths: Vec<_> = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let paths: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
         cache.publish(publisher, &paths);
     }
 }
 
 /// The top of this repository.
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ stands in the repository")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository").to_owned()
 }

@@ -95,11 +95,7 @@ impl Fleetctl {
             bytes
         });
         let stderr = thread::spawn(move || read_and_measure(BufReader::new(err), pid));
-        Running {
-            child,
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-        }
+        Running { child, stdout: Some(stdout), stderr: Some(stderr) }
     }
 }
 
@@ -122,18 +118,8 @@ impl Running {
     /// Waits for its end.
     pub fn finish(mut self) -> Outcome {
         let status = self.child.wait().expect("a child is waited for once");
-        let stdout = self
-            .stdout
-            .take()
-            .expect("finished once")
-            .join()
-            .expect("stdout was read");
-        let (stderr, peak) = self
-            .stderr
-            .take()
-            .expect("finished once")
-            .join()
-            .expect("stderr was read");
+        let stdout = self.stdout.take().expect("finished once").join().expect("stdout was read");
+        let (stderr, peak) = self.stderr.take().expect("finished once").join().expect("stderr was read");
         Outcome {
             status,
             stdout: String::from_utf8(stdout).expect("stdout is UTF-8"),
@@ -156,12 +142,7 @@ impl Outcome {
     /// Panics with all that was said unless it ended with this exit code.
     #[track_caller]
     pub fn expect_code(&self, code: i32) {
-        assert_eq!(
-            self.status.code(),
-            Some(code),
-            "{}, not {code}\n{self}",
-            self.status
-        );
+        assert_eq!(self.status.code(), Some(code), "{}, not {code}\n{self}", self.status);
     }
 
     /// The document of `--json`.
@@ -178,22 +159,13 @@ impl Outcome {
         assert_eq!(self.status.code(), Some(1), "exit code\n{self}");
         assert!(self.stdout.is_empty(), "stdout must be empty\n{self}");
         assert!(!self.stderr.contains("panicked"), "no panic\n{self}");
-        let errors: Vec<_> = self
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error: "))
-            .collect();
-        let [error] = errors.as_slice() else {
-            panic!("one line that starts with `error: `\n{self}")
-        };
+        let errors: Vec<_> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let [error] = errors.as_slice() else { panic!("one line that starts with `error: `\n{self}") };
         for word in words {
             assert!(error.contains(word), "the error does not say “{word}”\n{self}");
         }
         // What happened is one sentence, the next step another.
-        assert!(
-            error.matches(". ").count() >= 1 && error.ends_with('.'),
-            "no next step\n{self}"
-        );
+        assert!(error.matches(". ").count() >= 1 && error.ends_with('.'), "no next step\n{self}");
     }
 }
 
@@ -209,10 +181,7 @@ pub fn fleetctl_binary() -> PathBuf {
         return PathBuf::from(path);
     }
     let tests = std::env::current_exe().expect("a test has a path");
-    let profile = tests
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests stand in TARGET/PROFILE/deps");
+    let profile = tests.parent().and_then(Path::parent).expect("tests stand in TARGET/PROFILE/deps");
     let binary = profile.join("fleetctl");
     assert!(
         binary.is_file(),

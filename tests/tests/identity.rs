@@ -23,13 +23,7 @@ fn toplevel_by_nix(daemon: &NixDaemon, flake: &str) -> String {
 fn toplevel_by_fleetctl(daemon: &NixDaemon, flake: &str) -> (String, Outcome) {
     let outcome = Fleetctl::new(daemon).args(["build", flake, "--all-hosts"]).run();
     outcome.expect_code(0);
-    let toplevel = outcome
-        .stdout
-        .trim()
-        .rsplit(' ')
-        .next()
-        .expect("a path")
-        .to_owned();
+    let toplevel = outcome.stdout.trim().rsplit(' ').next().expect("a path").to_owned();
     (toplevel, outcome)
 }
 
@@ -93,9 +87,8 @@ fn the_base_is_built_as_that_commit_even_when_the_tree_is_dirty() {
     let base = fleet.repo.git(&["rev-parse", "HEAD"]);
     fleet.repo.write("modules/web.nix", "{ changed = true; }");
     let flake = fleet.flake().display().to_string();
-    let outcome = Fleetctl::new(&daemon)
-        .args(["build", &flake, "--all-hosts", "--base", "HEAD", "--json"])
-        .run();
+    let outcome =
+        Fleetctl::new(&daemon).args(["build", &flake, "--all-hosts", "--base", "HEAD", "--json"]).run();
     outcome.expect_code(0);
     let host = outcome.json()["hosts"]["web"].clone();
     assert_eq!(
@@ -112,10 +105,9 @@ fn a_dirty_tree_whose_flake_reads_dirty_rev_is_told_that_it_differs() {
     let top = r#"package "reads-dirty-rev" ''echo ${self.dirtyRev or "none"} > $out''"#;
     let mut fleet = HandMadeFleet::new(&daemon).host("web", top);
     fleet.commit();
-    fleet.repo.write(
-        "flake.nix",
-        std::fs::read_to_string(fleet.flake().join("flake.nix")).expect("flake") + "\n",
-    );
+    fleet
+        .repo
+        .write("flake.nix", std::fs::read_to_string(fleet.flake().join("flake.nix")).expect("flake") + "\n");
     let (_, outcome) = toplevel_by_fleetctl(&daemon, &fleet.flake().display().to_string());
     assert!(outcome.stderr.contains("dirtyRev"), "{outcome}");
 }
@@ -135,10 +127,7 @@ fn the_lock_of_the_work_tree_is_never_written() {
         ),
     );
     repo.commit("no lock");
-    let outcome = Fleetctl::new(&daemon)
-        .args(["build", "--all-hosts"])
-        .args([repo.path()])
-        .run();
+    let outcome = Fleetctl::new(&daemon).args(["build", "--all-hosts"]).args([repo.path()]).run();
     outcome.expect_clear_error(&["lock"]);
     assert!(!repo.path().join("flake.lock").exists(), "{outcome}");
     assert_eq!(repo.git(&["status", "--porcelain"]), "");

@@ -12,42 +12,28 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 /// A run that is in the middle of two builds which would take minutes.
 fn run_in_the_middle_of_builds(daemon: &NixDaemon) -> Running {
     let endless = |name: &str| format!(r#"package "{name}" "read -t 600 x <&2; echo done > $out""#);
-    let mut fleet = HandMadeFleet::new(daemon)
-        .host("one", &endless("first"))
-        .host("two", &endless("second"));
+    let mut fleet = HandMadeFleet::new(daemon).host("one", &endless("first")).host("two", &endless("second"));
     fleet.commit();
     let fleetctl = Fleetctl::new(daemon).args(["build", "--all-hosts", "--worker-slots", "2"]);
     let running = fleetctl.args([fleet.flake()]).start();
     for name in ["first", "second"] {
-        assert!(
-            daemon.journal().wait_for(PATIENCE, |line| line == name).is_some(),
-            "{name} does not start"
-        );
+        assert!(daemon.journal().wait_for(PATIENCE, |line| line == name).is_some(), "{name} does not start");
     }
     running
 }
 
 fn an_interrupt_stops_the_builds(trust: Trust) {
-    let daemon = NixDaemon::start(&DaemonOptions {
-        trust,
-        ..DaemonOptions::default()
-    });
+    let daemon = NixDaemon::start(&DaemonOptions { trust, ..DaemonOptions::default() });
     let running = run_in_the_middle_of_builds(&daemon);
     let builders = daemon.builders();
     assert!(!builders.is_empty(), "builders run");
     running.signal(Signal::INT);
-    assert!(
-        running.ends_within(STOPPED_WITHIN),
-        "fleetctl goes on after an interrupt"
-    );
+    assert!(running.ends_within(STOPPED_WITHIN), "fleetctl goes on after an interrupt");
     let outcome = running.finish();
     outcome.expect_code(130);
     assert!(outcome.stdout.is_empty(), "{outcome}");
     for builder in builders {
-        assert!(
-            wait_until_gone(builder, STOPPED_WITHIN),
-            "builder {builder} goes on"
-        );
+        assert!(wait_until_gone(builder, STOPPED_WITHIN), "builder {builder} goes on");
     }
 }
 
@@ -71,20 +57,14 @@ fn a_second_interrupt_quits_at_once() {
     }
     running.signal(Signal::INT);
     running.signal(Signal::INT);
-    assert!(
-        running.ends_within(Duration::from_secs(3)),
-        "fleetctl goes on after two interrupts"
-    );
+    assert!(running.ends_within(Duration::from_secs(3)), "fleetctl goes on after two interrupts");
     running.finish().expect_code(130);
 }
 
 #[test]
 fn a_killed_fleetctl_leaves_no_builder_and_a_sound_store() {
     for trust in [Trust::Trusted, Trust::Untrusted] {
-        let daemon = NixDaemon::start(&DaemonOptions {
-            trust,
-            ..DaemonOptions::default()
-        });
+        let daemon = NixDaemon::start(&DaemonOptions { trust, ..DaemonOptions::default() });
         let running = run_in_the_middle_of_builds(&daemon);
         let builders = daemon.builders();
         assert!(!builders.is_empty(), "builders run");
@@ -105,21 +85,12 @@ fn a_run_after_a_killed_one_finishes_the_job() {
     let daemon = NixDaemon::start_default();
     let mut fleet = HandMadeFleet::new(&daemon)
         .host("quick", r#"package "quick" "echo x > $out""#)
-        .host(
-            "slow",
-            r#"package "slow" "[ -e /journal ] && read -t 600 x <&2; echo x > $out""#,
-        );
+        .host("slow", r#"package "slow" "[ -e /journal ] && read -t 600 x <&2; echo x > $out""#);
     fleet.commit();
     let arguments =
         |fleetctl: Fleetctl, host: &str| fleetctl.args(["build", "--host", host]).args([fleet.flake()]);
     let running = arguments(Fleetctl::new(&daemon), "*").start();
-    assert!(
-        daemon
-            .journal()
-            .wait_for(PATIENCE, |line| line == "slow")
-            .is_some(),
-        "the slow build starts"
-    );
+    assert!(daemon.journal().wait_for(PATIENCE, |line| line == "slow").is_some(), "the slow build starts");
     running.signal(Signal::KILL);
     running.finish();
     arguments(Fleetctl::new(&daemon), "quick").run().expect_code(0);

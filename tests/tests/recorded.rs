@@ -9,9 +9,7 @@ use fleet_tests::{Fleetctl, ReplayedFleet};
 const MIB: u64 = 1024;
 
 fn recording(name: &str) -> PathBuf {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ stands in the repository");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository");
     repository.join("examples/replay-fleet/data").join(name)
 }
 
@@ -19,15 +17,7 @@ fn recording(name: &str) -> PathBuf {
 fn an_update_that_changes_nothing_on_23_hosts_builds_nothing() {
     let daemon = NixDaemon::start_default();
     let fleet = ReplayedFleet::from_recording(&daemon, &recording("nixos-23-hosts-noop.json"), 1000);
-    let arguments = [
-        "build",
-        "--all-hosts",
-        "--exclude",
-        "",
-        "--base",
-        "HEAD~1",
-        "--json",
-    ];
+    let arguments = ["build", "--all-hosts", "--exclude", "", "--base", "HEAD~1", "--json"];
     let outcome = Fleetctl::new(&daemon).args(arguments).args([fleet.flake()]).run();
     outcome.expect_code(0);
     assert!(daemon.journal().lines().is_empty(), "{outcome}");
@@ -45,22 +35,10 @@ fn an_update_that_changes_nothing_on_23_hosts_builds_nothing() {
 fn a_mass_rebuild_of_23_hosts_is_planned_in_less_than_300_mib() {
     let daemon = NixDaemon::start_default();
     let fleet = ReplayedFleet::from_recording(&daemon, &recording("nixos-23-hosts-staging.json"), 1000);
-    let arguments = [
-        "build",
-        "--all-hosts",
-        "--exclude",
-        "",
-        "--base",
-        "HEAD~1",
-        "--dry-run",
-        "--json",
-    ];
+    let arguments = ["build", "--all-hosts", "--exclude", "", "--base", "HEAD~1", "--dry-run", "--json"];
     let outcome = Fleetctl::new(&daemon).args(arguments).args([fleet.flake()]).run();
     outcome.expect_code(0);
-    assert_eq!(
-        outcome.json()["hosts"].as_object().map(serde_json::Map::len),
-        Some(23)
-    );
+    assert_eq!(outcome.json()["hosts"].as_object().map(serde_json::Map::len), Some(23));
     let peak = outcome.peak_memory_kib;
     assert!((1..300 * MIB).contains(&peak), "fleetctl held {} MiB", peak / MIB);
 }

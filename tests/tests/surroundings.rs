@@ -17,9 +17,7 @@ fn good_fleet(daemon: &NixDaemon) -> HandMadeFleet {
 }
 
 fn build(daemon: &NixDaemon, fleet: &HandMadeFleet) -> Fleetctl {
-    Fleetctl::new(daemon)
-        .args(["build", "--all-hosts"])
-        .args([fleet.flake()])
+    Fleetctl::new(daemon).args(["build", "--all-hosts"]).args([fleet.flake()])
 }
 
 #[test]
@@ -34,10 +32,7 @@ fn without_a_daemon_the_socket_is_named() {
 
 #[test]
 fn flakes_need_not_be_enabled() {
-    let options = DaemonOptions {
-        experimental_features: Vec::new(),
-        ..DaemonOptions::default()
-    };
+    let options = DaemonOptions { experimental_features: Vec::new(), ..DaemonOptions::default() };
     let daemon = NixDaemon::start(&options);
     let everything_enabled = NixDaemon::start_default();
     let mut fleet = HandMadeFleet::new(&everything_enabled).host("web", GOOD);
@@ -52,10 +47,7 @@ fn without_git_the_error_says_so() {
     let path = daemon.scratch().join("only-nix");
     fs::create_dir(&path).expect("a directory");
     symlink(daemon.nix_bin(), path.join("nix")).expect("a link");
-    build(&daemon, &fleet)
-        .env("PATH", &path)
-        .run()
-        .expect_clear_error(&["git"]);
+    build(&daemon, &fleet).env("PATH", &path).run().expect_clear_error(&["git"]);
 }
 
 #[test]
@@ -82,10 +74,7 @@ fn a_flake_without_hosts_is_an_error_that_says_so() {
 fn a_glob_that_matches_no_host_is_an_error_that_says_so() {
     let daemon = NixDaemon::start_default();
     let fleet = good_fleet(&daemon);
-    let outcome = Fleetctl::new(&daemon)
-        .args(["build", "--host", "db*"])
-        .args([fleet.flake()])
-        .run();
+    let outcome = Fleetctl::new(&daemon).args(["build", "--host", "db*"]).args([fleet.flake()]).run();
     outcome.expect_clear_error(&["db*"]);
 }
 
@@ -98,9 +87,7 @@ fn a_flake_that_does_not_evaluate_is_an_error_with_its_cause() {
         "{ outputs = { self }: { nixosConfigurations = throw \"who deleted the hosts\"; }; }",
     );
     fleet.repo.commit("broken");
-    build(&daemon, &fleet)
-        .run()
-        .expect_clear_error(&["who deleted the hosts"]);
+    build(&daemon, &fleet).run().expect_clear_error(&["who deleted the hosts"]);
     fleet.repo.write("flake.nix", "{ outputs = ");
     fleet.repo.commit("no Nix at all");
     build(&daemon, &fleet).run().expect_clear_error(&["syntax error"]);
@@ -111,10 +98,7 @@ fn a_directory_without_a_flake_is_an_error_that_says_so() {
     let daemon = NixDaemon::start_default();
     let empty = daemon.scratch().join("empty");
     fs::create_dir(&empty).expect("a directory");
-    let outcome = Fleetctl::new(&daemon)
-        .args(["build", "--all-hosts"])
-        .args([&empty])
-        .run();
+    let outcome = Fleetctl::new(&daemon).args(["build", "--all-hosts"]).args([&empty]).run();
     outcome.expect_clear_error(&["flake.nix", &empty.display().to_string()]);
 }
 
@@ -134,26 +118,13 @@ fn a_wrong_option_ends_with_1_and_says_nothing_on_stdout() {
     let daemon = NixDaemon::start_default();
     let outcome = Fleetctl::new(&daemon).args(["build", "--all-host"]).run();
     outcome.expect_code(1);
-    assert!(
-        outcome.stdout.is_empty() && outcome.stderr.contains("--all-host"),
-        "{outcome}"
-    );
+    assert!(outcome.stdout.is_empty() && outcome.stderr.contains("--all-host"), "{outcome}");
 }
 
 #[test]
 fn hosts_with_hostile_names_are_built_and_named() {
     let daemon = NixDaemon::start_default();
-    let names = [
-        "--option",
-        "a b;c",
-        "$(touch pwned)",
-        "quo\"te",
-        "new\\nline",
-        "ünï",
-        "${x}",
-        "a.b",
-        "*",
-    ];
+    let names = ["--option", "a b;c", "$(touch pwned)", "quo\"te", "new\\nline", "ünï", "${x}", "a.b", "*"];
     let mut fleet = HandMadeFleet::new(&daemon);
     for (number, name) in names.into_iter().enumerate() {
         fleet = fleet.host(name, &format!(r#"package "top-{number}" "echo x > $out""#));
@@ -163,40 +134,25 @@ fn hosts_with_hostile_names_are_built_and_named() {
     outcome.expect_code(0);
     let document = outcome.json();
     for (number, name) in names.into_iter().enumerate() {
-        let toplevel = document["hosts"][name]["after"]["toplevel"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let toplevel = document["hosts"][name]["after"]["toplevel"].as_str().unwrap_or_default().to_owned();
         assert!(toplevel.ends_with(&format!("-top-{number}")), "{name}\n{outcome}");
     }
-    assert!(
-        !daemon.scratch().join("pwned").exists(),
-        "a host name was run by a shell"
-    );
+    assert!(!daemon.scratch().join("pwned").exists(), "a host name was run by a shell");
     let lines = build(&daemon, &fleet).run();
     lines.expect_code(0);
-    assert_eq!(
-        lines.stdout.lines().count(),
-        names.len(),
-        "one line a host\n{lines}"
-    );
+    assert_eq!(lines.stdout.lines().count(), names.len(), "one line a host\n{lines}");
 }
 
 #[test]
 fn terminal_codes_in_names_and_logs_never_reach_the_terminal() {
     let daemon = NixDaemon::start_default();
-    let mut fleet = HandMadeFleet::new(&daemon).host(
-        "esc\u{1b}[2J",
-        r#"package "noisy" "printf 'wiped \\033[2J out\\n'; exit 1""#,
-    );
+    let mut fleet = HandMadeFleet::new(&daemon)
+        .host("esc\u{1b}[2J", r#"package "noisy" "printf 'wiped \\033[2J out\\n'; exit 1""#);
     fleet.commit();
     let outcome = build(&daemon, &fleet).args(["-L"]).run();
     outcome.expect_code(4);
     assert!(outcome.stderr.contains("wiped"), "{outcome}");
-    assert!(
-        !outcome.stderr.contains('\u{1b}') && !outcome.stdout.contains('\u{1b}'),
-        "{outcome}"
-    );
+    assert!(!outcome.stderr.contains('\u{1b}') && !outcome.stdout.contains('\u{1b}'), "{outcome}");
 }
 
 #[test]
@@ -221,10 +177,7 @@ fn directories_that_cannot_be_written_are_named() {
 fn in_ci_progress_is_folded_on_stderr_and_stdout_stays_clean() {
     let daemon = NixDaemon::start_default();
     let fleet = good_fleet(&daemon);
-    let outcome = build(&daemon, &fleet)
-        .env("CI", "true")
-        .env("GITHUB_ACTIONS", "true")
-        .run();
+    let outcome = build(&daemon, &fleet).env("CI", "true").env("GITHUB_ACTIONS", "true").run();
     outcome.expect_code(0);
     assert!(outcome.stderr.contains("::group::"), "{outcome}");
     assert!(!outcome.stdout.contains("::"), "{outcome}");
@@ -236,40 +189,34 @@ mod full_disk {
     use super::{Command, DaemonOptions, Fleetctl, NixDaemon, Path, PathBuf, fs, good_fleet};
     use fleet_tests::HandMadeFleet;
 
-    const INSIDE: &str = "FLEET_TEST_INSIDE_NAMESPACE";
+    /// Names, inside, a directory that whoever is outside removes.
+    const INSIDE: &str = "FLEET_TEST_MOUNT_BELOW";
 
-    /// Runs `test` in this process when it is inside already, else runs this test again inside.
-    fn in_mount_namespace(name: &str, test: impl FnOnce()) {
-        if std::env::var_os(INSIDE).is_some() {
-            return test();
+    /// Runs `test` with a place for mounts when it is inside already, else runs this test again inside.
+    fn in_mount_namespace(name: &str, test: impl FnOnce(&Path)) {
+        if let Some(place) = std::env::var_os(INSIDE) {
+            return test(Path::new(&place));
         }
+        let place = fleet_testkit::short_temp_dir();
         let program = std::env::current_exe().expect("a test has a path");
         let output = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "--"])
             .arg(program)
             .args(["--exact", name, "--nocapture"])
-            .env(INSIDE, "1")
+            .env(INSIDE, place.path())
             .output()
             .expect("unshare starts (util-linux; this test needs user namespaces, as Nix's sandbox does)");
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.contains("1 passed"),
-            "inside the namespace:\n{said}"
-        );
+        assert!(output.status.success() && said.contains("1 passed"), "inside the namespace:\n{said}");
     }
 
     fn small_file_system(directory: PathBuf, size: &str) -> PathBuf {
         fs::create_dir_all(&directory).expect("a mount point");
         let size = format!("size={size},mode=755");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "small"])
-            .arg(&directory)
-            .status();
-        assert!(
-            mounted.expect("mount starts").success(),
-            "a small file system is mounted"
-        );
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "small"]).arg(&directory);
+        assert!(mount.status().expect("mount starts").success(), "a small file system is mounted");
         directory
     }
 
@@ -280,17 +227,14 @@ mod full_disk {
 
     #[test]
     fn a_full_disk_under_the_state_directory_is_said() {
-        in_mount_namespace("full_disk::a_full_disk_under_the_state_directory_is_said", || {
+        in_mount_namespace("full_disk::a_full_disk_under_the_state_directory_is_said", |place| {
             let daemon = NixDaemon::start_default();
             let fleet = good_fleet(&daemon);
-            let full = small_file_system(daemon.scratch().join("full"), "64k");
+            let full = small_file_system(place.join("full"), "64k");
             fill(&full);
             for variable in ["FLEET_STATE_DIR", "FLEET_CACHE_DIR"] {
                 let fleetctl = Fleetctl::new(&daemon).env(variable, full.join("below"));
-                let outcome = fleetctl
-                    .args(["build", "--all-hosts"])
-                    .args([fleet.flake()])
-                    .run();
+                let outcome = fleetctl.args(["build", "--all-hosts"]).args([fleet.flake()]).run();
                 assert_eq!(outcome.status.code(), Some(1), "{variable}\n{outcome}");
                 let said = outcome.stderr.to_lowercase();
                 assert!(
@@ -304,25 +248,16 @@ mod full_disk {
 
     #[test]
     fn a_full_disk_under_the_store_is_said() {
-        in_mount_namespace("full_disk::a_full_disk_under_the_store_is_said", || {
-            let root = small_file_system(fleet_testkit::short_temp_dir().keep().join("r"), "6m");
-            let options = DaemonOptions {
-                root: Some(root.clone()),
-                ..DaemonOptions::default()
-            };
+        in_mount_namespace("full_disk::a_full_disk_under_the_store_is_said", |place| {
+            let root = small_file_system(place.join("r"), "24m");
+            let options = DaemonOptions { root: Some(root.clone()), ..DaemonOptions::default() };
             let daemon = NixDaemon::start(&options);
-            let big = r#"package "big" "printf '%33554432s' x > $out""#;
+            let big = r#"package "big" "printf '%67108864s' x > $out""#;
             let mut fleet = HandMadeFleet::new(&daemon).host("big", big);
             fleet.commit();
-            let outcome = Fleetctl::new(&daemon)
-                .args(["build", "--all-hosts"])
-                .args([fleet.flake()])
-                .run();
+            let outcome = Fleetctl::new(&daemon).args(["build", "--all-hosts"]).args([fleet.flake()]).run();
             outcome.expect_code(4);
-            assert!(
-                outcome.stderr.to_lowercase().contains("no space left"),
-                "{outcome}"
-            );
+            assert!(outcome.stderr.to_lowercase().contains("no space left"), "{outcome}");
             assert!(outcome.stderr.contains("big"), "{outcome}");
         });
     }

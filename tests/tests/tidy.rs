@@ -40,17 +40,11 @@ fn files_and_functions_stay_small() {
         let body = source.body();
         check(format!("file {}", source.path), body.len(), MAX_FILE_LINES);
         for (name, lines) in functions(&body) {
-            check(
-                format!("function {} {name}", source.path),
-                lines,
-                MAX_FUNCTION_LINES,
-            );
+            check(format!("function {} {name}", source.path), lines, MAX_FUNCTION_LINES);
         }
     }
     offences.extend(
-        allowed
-            .keys()
-            .map(|what| format!("{what} is small enough: strike it from tests/tidy-allowed.txt")),
+        allowed.keys().map(|what| format!("{what} is small enough: strike it from tests/tidy-allowed.txt")),
     );
     assert!(offences.is_empty(), "{offences:#?}");
 }
@@ -60,11 +54,7 @@ fn names_of_files_say_what_they_hold() {
     let vague: Vec<_> = tracked_files()
         .into_iter()
         .filter(|path| is_rust(path))
-        .filter(|path| {
-            Path::new(path)
-                .iter()
-                .any(|part| is_vague(&part.to_string_lossy()))
-        })
+        .filter(|path| Path::new(path).iter().any(|part| is_vague(&part.to_string_lossy())))
         .collect();
     assert!(vague.is_empty(), "files with names that say nothing: {vague:#?}");
 }
@@ -72,13 +62,8 @@ fn names_of_files_say_what_they_hold() {
 #[test]
 fn nothing_is_left_open_or_switched_off() {
     // Spelt in pieces, so that this file does not find itself.
-    let forbidden = [
-        ["to", "do!("],
-        ["unimple", "mented!("],
-        ["#[ig", "nore"],
-        ["db", "g!("],
-        ["thread::", "sleep"],
-    ];
+    let forbidden =
+        [["to", "do!("], ["unimple", "mented!("], ["#[ig", "nore"], ["db", "g!("], ["thread::", "sleep"]];
     let found: Vec<_> = rust_files()
         .iter()
         .flat_map(|source| {
@@ -94,15 +79,7 @@ fn nothing_is_left_open_or_switched_off() {
 
 #[test]
 fn pure_crates_know_no_clock_no_files_and_no_runtime() {
-    let outside = [
-        "Instant::now",
-        "SystemTime",
-        "std::fs",
-        "std::env",
-        "tokio::",
-        "thread_rng",
-        "rand::rng",
-    ];
+    let outside = ["Instant::now", "SystemTime", "std::fs", "std::env", "tokio::", "thread_rng", "rand::rng"];
     let found: Vec<_> = rust_files()
         .iter()
         .filter(|source| {
@@ -133,9 +110,8 @@ fn module_roots_hold_no_logic() {
 #[test]
 fn crates_depend_downwards_only() {
     let mut wrong = Vec::new();
-    for path in tracked_files()
-        .iter()
-        .filter(|path| path.starts_with("crates/") && path.ends_with("/Cargo.toml"))
+    for path in
+        tracked_files().iter().filter(|path| path.starts_with("crates/") && path.ends_with("/Cargo.toml"))
     {
         let manifest = read(path);
         let of = path.split('/').nth(1).expect("crates/NAME/Cargo.toml");
@@ -168,18 +144,9 @@ fn ci_runs_what_the_readme_tells_people_to_run() {
 
 #[test]
 fn licences_and_guides_are_there() {
-    let guides = [
-        "LICENSE-MIT",
-        "LICENSE-APACHE",
-        "README.md",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-    ];
-    let missing: Vec<_> = guides
-        .into_iter()
-        .filter(|file| !root().join(file).is_file())
-        .collect();
+    let guides =
+        ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"];
+    let missing: Vec<_> = guides.into_iter().filter(|file| !root().join(file).is_file()).collect();
     assert!(missing.is_empty(), "missing: {missing:?}");
 }
 
@@ -201,18 +168,12 @@ impl Source {
 
     /// The lines above the tests, which stand last.
     fn body(&self) -> Vec<&str> {
-        self.text
-            .lines()
-            .take_while(|line| line.trim() != "#[cfg(test)]")
-            .collect()
+        self.text.lines().take_while(|line| line.trim() != "#[cfg(test)]").collect()
     }
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ stands in the repository")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ stands in the repository").to_owned()
 }
 
 fn read(path: &str) -> String {
@@ -228,27 +189,16 @@ fn tracked_files() -> Vec<String> {
         .expect("git runs");
     assert!(output.status.success(), "git ls-files failed");
     let listing = String::from_utf8(output.stdout).expect("paths are UTF-8");
-    listing
-        .lines()
-        .filter(|path| root().join(path).is_file())
-        .map(str::to_owned)
-        .collect()
+    listing.lines().filter(|path| root().join(path).is_file()).map(str::to_owned).collect()
 }
 
 fn rust_files() -> Vec<Source> {
     let paths = tracked_files().into_iter().filter(|path| is_rust(path));
-    paths
-        .map(|path| Source {
-            text: read(&path),
-            path,
-        })
-        .collect()
+    paths.map(|path| Source { text: read(&path), path }).collect()
 }
 
 fn is_rust(path: &str) -> bool {
-    Path::new(path)
-        .extension()
-        .is_some_and(|extension| extension == "rs")
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
 }
 
 fn is_vague(part: &str) -> bool {
@@ -258,16 +208,12 @@ fn is_vague(part: &str) -> bool {
 /// Each `file PATH` or `function PATH NAME` of the list, with the lines it may have.
 fn allowed_sizes() -> BTreeMap<String, usize> {
     let list = read("tests/tidy-allowed.txt");
-    let entries = list
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entries = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let parse = |line: &str| {
         let (what, lines) = line.rsplit_once(' ')?;
         Some((what.to_owned(), lines.parse().ok()?))
     };
-    entries
-        .map(|line| parse(line).unwrap_or_else(|| panic!("not `WHAT LINES`: {line}")))
-        .collect()
+    entries.map(|line| parse(line).unwrap_or_else(|| panic!("not `WHAT LINES`: {line}"))).collect()
 }
 
 /// Names and lengths of functions, told by their indentation: the code is formatted.
@@ -284,9 +230,7 @@ fn functions(lines: &[&str]) -> Vec<(String, usize)> {
             let (start, _, name) = open.pop().expect("one is open");
             found.push((name, number - start + 1));
         } else if line.trim_end().ends_with(';')
-            && open
-                .last()
-                .is_some_and(|(start, at, _)| *start == number && *at == indent)
+            && open.last().is_some_and(|(start, at, _)| *start == number && *at == indent)
         {
             open.pop();
         }
@@ -307,11 +251,7 @@ fn function_name(line: &str) -> Option<String> {
         rest = rest.strip_prefix(qualifier).unwrap_or(rest);
     }
     let name = rest.strip_prefix("fn ")?;
-    Some(
-        name.chars()
-            .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
-            .collect(),
-    )
+    Some(name.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect())
 }
 
 /// `(section, crate)` of every dependency on a crate of ours.
