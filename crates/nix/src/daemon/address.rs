@@ -65,11 +65,7 @@ pub enum AddressError {
 
 impl Default for DaemonAddress {
     fn default() -> Self {
-        Self {
-            socket: DEFAULT_SOCKET.into(),
-            root: None,
-            store_dir: StoreDir::default(),
-        }
+        Self { socket: DEFAULT_SOCKET.into(), root: None, store_dir: StoreDir::default() }
     }
 }
 
@@ -96,17 +92,11 @@ impl DaemonAddress {
             location => match location.strip_prefix("unix://") {
                 Some(socket) => unescape(uri, socket)?,
                 None => {
-                    return Err(AddressError::NoDaemon {
-                        uri: uri.to_owned(),
-                        hint: hint(location),
-                    });
+                    return Err(AddressError::NoDaemon { uri: uri.to_owned(), hint: hint(location) });
                 }
             },
         };
-        let mut address = Self {
-            socket: absolute(uri, socket)?,
-            ..Self::default()
-        };
+        let mut address = Self { socket: absolute(uri, socket)?, ..Self::default() };
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             address.set_parameter(uri, parameter)?;
         }
@@ -150,10 +140,8 @@ impl DaemonAddress {
             "root" => self.root = Some(absolute(uri, value)?),
             "store" => {
                 let store = StoreDir::new(&value);
-                self.store_dir = store.map_err(|source| AddressError::StoreDir {
-                    uri: uri.to_owned(),
-                    source,
-                })?;
+                self.store_dir =
+                    store.map_err(|source| AddressError::StoreDir { uri: uri.to_owned(), source })?;
             }
             // They tune Nix's own client, and say nothing about where the daemon is.
             "max-connections"
@@ -187,10 +175,7 @@ fn absolute(uri: &str, path: String) -> Result<PathBuf, AddressError> {
     if Path::new(&path).is_absolute() {
         return Ok(path.into());
     }
-    Err(AddressError::NotAbsolute {
-        uri: uri.to_owned(),
-        path,
-    })
+    Err(AddressError::NotAbsolute { uri: uri.to_owned(), path })
 }
 
 fn unescape(uri: &str, text: &str) -> Result<String, AddressError> {
@@ -211,6 +196,10 @@ fn unescape(uri: &str, text: &str) -> Result<String, AddressError> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
+fn hex_digit(value: u8) -> char {
+    char::from_digit(value.into(), 16).unwrap_or('0').to_ascii_uppercase()
+}
+
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -218,7 +207,7 @@ fn escape(text: &str) -> String {
         if is_plain {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            escaped.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]);
         }
     }
     escaped
@@ -234,13 +223,7 @@ mod tests {
 
     #[test]
     fn the_installed_daemon_has_many_names() {
-        for uri in [
-            "",
-            "auto",
-            "daemon",
-            "unix://",
-            "unix:///nix/var/nix/daemon-socket/socket",
-        ] {
+        for uri in ["", "auto", "daemon", "unix://", "unix:///nix/var/nix/daemon-socket/socket"] {
             assert_eq!(resolve(uri), Ok(DaemonAddress::default()), "{uri}");
         }
         for uri in ["", "auto", "daemon", "unix://"] {
@@ -261,14 +244,8 @@ mod tests {
         assert_eq!(resolve(&address.store_uri()), Ok(address.clone()));
         let path = "00000000000000000000000000000000-a".parse().expect("valid");
         let physical = address.physical(&address.store_dir, &path);
-        assert_eq!(
-            physical,
-            Path::new("/tmp/a b/gnu/store/00000000000000000000000000000000-a")
-        );
-        assert_eq!(
-            DaemonAddress::default().store_uri(),
-            "unix:///nix/var/nix/daemon-socket/socket"
-        );
+        assert_eq!(physical, Path::new("/tmp/a b/gnu/store/00000000000000000000000000000000-a"));
+        assert_eq!(DaemonAddress::default().store_uri(), "unix:///nix/var/nix/daemon-socket/socket");
     }
 
     #[test]
@@ -288,27 +265,12 @@ mod tests {
 
     #[test]
     fn bad_addresses_are_told_apart() {
-        assert!(matches!(
-            resolve("unix://relative"),
-            Err(AddressError::NotAbsolute { .. })
-        ));
-        assert!(matches!(
-            resolve("daemon?root=relative"),
-            Err(AddressError::NotAbsolute { .. })
-        ));
-        assert!(matches!(
-            resolve("daemon?bogus=1"),
-            Err(AddressError::UnknownParameter { .. })
-        ));
-        assert!(matches!(
-            resolve("daemon?store=x"),
-            Err(AddressError::StoreDir { .. })
-        ));
+        assert!(matches!(resolve("unix://relative"), Err(AddressError::NotAbsolute { .. })));
+        assert!(matches!(resolve("daemon?root=relative"), Err(AddressError::NotAbsolute { .. })));
+        assert!(matches!(resolve("daemon?bogus=1"), Err(AddressError::UnknownParameter { .. })));
+        assert!(matches!(resolve("daemon?store=x"), Err(AddressError::StoreDir { .. })));
         for uri in ["unix:///%", "unix:///%2", "unix:///%zz", "unix:///%ff"] {
-            assert!(
-                matches!(resolve(uri), Err(AddressError::BadEscape { .. })),
-                "{uri}"
-            );
+            assert!(matches!(resolve(uri), Err(AddressError::BadEscape { .. })), "{uri}");
         }
     }
 }

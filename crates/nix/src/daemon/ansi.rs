@@ -22,9 +22,8 @@ fn skip_escape(characters: &mut std::str::Chars<'_>) {
         Some('[') => _ = characters.find(|character| matches!(character, '@'..='~')),
         // An operating system command, such as a hyperlink: up to BEL, or to ESC and a backslash.
         Some(']') => {
-            if characters.find(|character| matches!(character, '\x07' | '\x1b')) == Some('\x1b') {
-                characters.next();
-            }
+            let end = characters.find(|character| matches!(character, '\x07' | '\x1b'));
+            end.filter(|end| *end == '\x1b').and_then(|_| characters.next());
         }
         // A character set is named by a second character.
         Some('(' | ')') => _ = characters.next(),

@@ -25,9 +25,7 @@ impl Daemon {
         observer: Observer<'_>,
     ) -> Result<BuildResult, DaemonError> {
         let mut request = self.about(Operation::BuildDerivation, drv);
-        request
-            .basic_derivation(self.store_dir(), derivation)
-            .word(NORMAL);
+        request.basic_derivation(self.store_dir(), derivation).word(NORMAL);
         let mut answer = self.call(&request, observer).await?;
         let (store, dialect) = (answer.store, answer.dialect);
         let result = read_build_result(answer.reader(), store, dialect).await?;
@@ -61,18 +59,19 @@ impl Daemon {
 impl Encoder {
     /// A derivation without input derivations.
     pub fn basic_derivation(&mut self, store: &StoreDir, derivation: &BasicDerivation) -> &mut Self {
-        self.list(&derivation.outputs, |out, (name, output)| {
-            out.derivation_output(store, name, output)
-        });
+        self.list(&derivation.outputs, |out, (name, output)| out.derivation_output(store, name, output));
         self.paths(store, &derivation.input_srcs);
         self.bytes(&derivation.system).bytes(&derivation.builder);
-        self.list(&derivation.args, |out, argument| _ = out.bytes(argument));
-        self.list(&derivation.env, |out, (name, value)| {
-            _ = out.bytes(name).bytes(value)
-        })
+        self.list(&derivation.args, |out, argument| out.bytes(argument));
+        self.list(&derivation.env, |out, (name, value)| out.bytes(name).bytes(value))
     }
 
-    fn derivation_output(&mut self, store: &StoreDir, name: &OutputName, output: &DerivationOutput) {
+    fn derivation_output(
+        &mut self,
+        store: &StoreDir,
+        name: &OutputName,
+        output: &DerivationOutput,
+    ) -> &mut Self {
         let (path, method, hash) = match output {
             DerivationOutput::InputAddressed(path) => (Some(path), String::new(), String::new()),
             DerivationOutput::Fixed { ca, path } => {
@@ -86,9 +85,6 @@ impl Encoder {
                 (None, format!("{}{algo}", method.prefix()), "impure".to_owned())
             }
         };
-        self.bytes(name.as_str())
-            .optional_path(store, path)
-            .bytes(method)
-            .bytes(hash);
+        self.bytes(name.as_str()).optional_path(store, path).bytes(method).bytes(hash)
     }
 }

@@ -20,13 +20,13 @@ pub struct BuildResult {
     pub status: BuildStatus,
     /// The daemon's explanation of a failure, without terminal escapes; empty after success.
     pub error_message: String,
-    /// How often the builder ran.
+    /// How often the builder ran. Some daemons forget it, and the two times, and say 0.
     pub times_built: u64,
     /// Whether repeated builds differed.
     pub is_non_deterministic: bool,
-    /// Seconds since 1970; 0 if nothing was built.
+    /// Seconds since 1970; 0 if nothing was built, or unknown.
     pub start_time: u64,
-    /// Seconds since 1970; 0 if nothing was built.
+    /// Seconds since 1970; 0 if nothing was built, or unknown.
     pub stop_time: u64,
     /// Known only where the daemon measures with cgroups.
     pub cpu_user_us: Option<u64>,
@@ -102,10 +102,7 @@ statuses! {
 impl BuildStatus {
     /// Whether the outputs are there.
     pub const fn is_success(self) -> bool {
-        matches!(
-            self,
-            Self::Built | Self::Substituted | Self::AlreadyValid | Self::ResolvesToAlreadyValid
-        )
+        matches!(self, Self::Built | Self::Substituted | Self::AlreadyValid | Self::ResolvesToAlreadyValid)
     }
 }
 
@@ -144,11 +141,7 @@ async fn read_optional_word<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Opti
     match codec::read_u64(reader).await? {
         0 => Ok(None),
         1 => Ok(Some(codec::read_u64(reader).await?)),
-        value => Err(Malformed::Unknown {
-            what: "the mark of an optional value",
-            value,
-        }
-        .into()),
+        value => Err(Malformed::Unknown { what: "the mark of an optional value", value }.into()),
     }
 }
 
@@ -180,11 +173,7 @@ async fn read_outputs<R: AsyncRead + Unpin>(
         };
         // The key is a hash that nobody needs, an exclamation mark, and the name.
         let Some((_, name)) = key.split_once('!') else {
-            return Err(values::refused(
-                "the key of a built output",
-                key,
-                &"it names no output",
-            ));
+            return Err(values::refused("the key of a built output", key, &"it names no output"));
         };
         outputs.insert(values::parse("an output's name", name.to_owned())?, path);
     }
@@ -208,20 +197,20 @@ impl Encoder {
         let is_typed = dialect.has(FEATURE_TYPED_REALISATIONS);
         self.list(&result.built_outputs, |out, (name, path)| {
             if is_typed {
-                out.bytes(name.as_str()).path(store, path).word(0);
+                out.bytes(name.as_str()).path(store, path).word(0)
             } else {
-                out.realisation(name, path);
+                out.realisation(name, path)
             }
         })
     }
 
     /// Clients of this form only look at the name and the path; the hash stands for a derivation that is not
     /// at hand here.
-    fn realisation(&mut self, name: &OutputName, path: &StorePath) {
+    fn realisation(&mut self, name: &OutputName, path: &StorePath) -> &mut Self {
         let id = format!("sha256:{}!{name}", "0".repeat(64));
         let json = serde_json::json!({
             "id": id, "outPath": path.as_str(), "signatures": [], "dependentRealisations": {},
         });
-        self.bytes(&id).bytes(json.to_string());
+        self.bytes(&id).bytes(json.to_string())
     }
 }

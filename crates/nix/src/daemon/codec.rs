@@ -69,12 +69,7 @@ pub async fn read_text<R: AsyncRead + Unpin>(
 pub async fn read_count<R: AsyncRead + Unpin>(reader: &mut R, what: &'static str) -> Result<u64, ReadError> {
     let length = read_u64(reader).await?;
     if length > LIST {
-        return Err(Malformed::TooLong {
-            what,
-            length,
-            limit: LIST,
-        }
-        .into());
+        return Err(Malformed::TooLong { what, length, limit: LIST }.into());
     }
     Ok(length)
 }
@@ -100,22 +95,14 @@ async fn read_exactly<R: AsyncRead + Unpin>(reader: &mut R, length: u64) -> Resu
 
 async fn skip<R: AsyncRead + Unpin>(reader: &mut R, length: u64) -> Result<(), ReadError> {
     let skipped = tokio::io::copy(&mut reader.take(length), &mut tokio::io::sink()).await?;
-    if skipped == length {
-        Ok(())
-    } else {
-        Err(ReadError::Io(std::io::ErrorKind::UnexpectedEof.into()))
-    }
+    if skipped == length { Ok(()) } else { Err(ReadError::Io(std::io::ErrorKind::UnexpectedEof.into())) }
 }
 
 async fn read_padding<R: AsyncRead + Unpin>(reader: &mut R, length: u64) -> Result<(), ReadError> {
     let mut padding = [0; 8];
     let count = usize_of(padding_of(length));
     reader.read_exact(&mut padding[..count]).await?;
-    if padding == [0; 8] {
-        Ok(())
-    } else {
-        Err(Malformed::Padding.into())
-    }
+    if padding == [0; 8] { Ok(()) } else { Err(Malformed::Padding.into()) }
 }
 
 /// How many zero bytes follow a byte string of this length.
@@ -178,13 +165,19 @@ impl Encoder {
     }
 
     /// The number of elements, then each as `put` writes it.
-    pub fn list<I>(&mut self, items: I, mut put: impl FnMut(&mut Self, I::Item)) -> &mut Self
+    pub fn list<I>(
+        &mut self,
+        items: I,
+        mut put: impl for<'a> FnMut(&'a mut Self, I::Item) -> &'a mut Self,
+    ) -> &mut Self
     where
         I: IntoIterator<IntoIter: ExactSizeIterator>,
     {
         let items = items.into_iter();
         self.word(items.len() as u64);
-        items.for_each(|item| put(self, item));
+        for item in items {
+            put(self, item);
+        }
         self
     }
 }

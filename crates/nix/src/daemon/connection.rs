@@ -51,30 +51,19 @@ impl Daemon {
     pub async fn connect_within(address: &DaemonAddress, limit: Duration) -> Result<Self, DaemonError> {
         let socket = || address.socket.clone();
         let attempt = async {
-            let stream =
-                UnixStream::connect(&address.socket)
-                    .await
-                    .map_err(|source| DaemonError::Connect {
-                        socket: socket(),
-                        source,
-                    })?;
+            let stream = UnixStream::connect(&address.socket)
+                .await
+                .map_err(|source| DaemonError::Connect { socket: socket(), source })?;
             let mut daemon =
-                Self::greet(stream, address.store_dir.clone())
-                    .await
-                    .map_err(|error| match error {
-                        DaemonError::Io(_) => DaemonError::HungUp { socket: socket() },
-                        error => error,
-                    })?;
+                Self::greet(stream, address.store_dir.clone()).await.map_err(|error| match error {
+                    DaemonError::Io(_) => DaemonError::HungUp { socket: socket() },
+                    error => error,
+                })?;
             daemon.set_options(&Settings::default()).await?;
             Ok(daemon)
         };
         let greeted = tokio::time::timeout(limit, attempt).await;
-        greeted.unwrap_or_else(|_| {
-            Err(DaemonError::GreetingTimedOut {
-                socket: socket(),
-                limit,
-            })
-        })
+        greeted.unwrap_or_else(|_| Err(DaemonError::GreetingTimedOut { socket: socket(), limit }))
     }
 
     /// Greets the daemon at the other end of a stream. Its settings are still its own.
@@ -82,14 +71,8 @@ impl Daemon {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::with_capacity(codec::FRAME, reader);
         let greeting = handshake::greet_server(&mut reader, &mut writer).await?;
-        stderr::listen(&mut reader, &mut ignore)
-            .await?
-            .map_err(Box::new)?;
-        Ok(Self {
-            greeting,
-            store,
-            connection: Some(Connection { reader, writer }),
-        })
+        stderr::listen(&mut reader, &mut ignore).await?.map_err(Box::new)?;
+        Ok(Self { greeting, store, connection: Some(Connection { reader, writer }) })
     }
 
     /// The daemon's version, for people: Lix and others have names of their own.

@@ -2,12 +2,14 @@
 
 use std::io;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::codec;
 use super::connection::Daemon;
 use super::error::{DaemonError, Malformed};
 use super::log::ignore;
 use super::operation::Operation;
+use super::stderr;
 use crate::nar::{NarError, NarParser};
 use crate::store_path::StorePath;
 
@@ -20,7 +22,14 @@ impl Daemon {
     {
         let request = self.about(Operation::NarFromPath, path);
         let mut answer = self.call(&request, &mut ignore).await?;
-        let size = copy_nar(answer.reader(), sink).await?;
+        let reader = answer.reader();
+        // The daemon looks for the path only now, and its error stands in the archive's place.
+        let word = codec::read_u64(reader).await?;
+        if let Some(error) = stderr::read_late_error(word, reader).await? {
+            return Err(Box::new(error).into());
+        }
+        let beginning = word.to_le_bytes();
+        let size = copy_nar(&mut (&beginning[..]).chain(reader), sink).await?;
         answer.end();
         sink.flush().await.map_err(DaemonError::Sink)?;
         Ok(size)
@@ -63,9 +72,7 @@ where
             return Err(CopyNarError::Stream(io::ErrorKind::UnexpectedEof.into()));
         }
         let taken = parser.feed(bytes, |_| Ok(())).map_err(CopyNarError::Archive)?;
-        sink.write_all(&bytes[..taken])
-            .await
-            .map_err(CopyNarError::Sink)?;
+        sink.write_all(&bytes[..taken]).await.map_err(CopyNarError::Sink)?;
         reader.consume(taken);
         size += taken as u64;
     }

@@ -32,11 +32,7 @@ pub struct FramedWriter<'a, W> {
 impl<'a, W: AsyncWrite + Unpin> FramedWriter<'a, W> {
     /// `writer` stands where the body begins.
     pub fn new(writer: &'a mut W) -> Self {
-        Self {
-            writer,
-            buffer: vec![0; HEADER + FRAME],
-            filled: HEADER,
-        }
+        Self { writer, buffer: vec![0; HEADER + FRAME], filled: HEADER }
     }
 
     /// Adds bytes to the body.
@@ -61,10 +57,7 @@ impl<'a, W: AsyncWrite + Unpin> FramedWriter<'a, W> {
         let mut copied = 0;
         loop {
             self.make_room().await?;
-            let count = body
-                .read(&mut self.buffer[self.filled..])
-                .await
-                .map_err(FramedError::Body)?;
+            let count = body.read(&mut self.buffer[self.filled..]).await.map_err(FramedError::Body)?;
             self.filled += count;
             copied += count as u64;
             if count == 0 && copied == length {
@@ -86,35 +79,21 @@ impl<'a, W: AsyncWrite + Unpin> FramedWriter<'a, W> {
     }
 
     async fn make_room(&mut self) -> Result<(), FramedError> {
-        if self.filled == self.buffer.len() {
-            self.emit().await
-        } else {
-            Ok(())
-        }
+        if self.filled == self.buffer.len() { self.emit().await } else { Ok(()) }
     }
 
     async fn emit(&mut self) -> Result<(), FramedError> {
         let length = (self.filled - HEADER) as u64;
         self.buffer[..HEADER].copy_from_slice(&length.to_le_bytes());
-        self.writer
-            .write_all(&self.buffer[..self.filled])
-            .await
-            .map_err(FramedError::Stream)?;
+        self.writer.write_all(&self.buffer[..self.filled]).await.map_err(FramedError::Stream)?;
         self.filled = HEADER;
         Ok(())
     }
 }
 
 fn wrong_length(copied: u64, length: u64) -> io::Error {
-    let found = if copied > length {
-        "more than".to_owned()
-    } else {
-        format!("{copied} of")
-    };
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("it has {found} the {length} bytes announced"),
-    )
+    let found = if copied > length { "more than".to_owned() } else { format!("{copied} of") };
+    io::Error::new(io::ErrorKind::InvalidData, format!("it has {found} the {length} bytes announced"))
 }
 
 /// The body inside frames, as a stream that ends where the body does. Frames may be of any size: nothing is
@@ -132,18 +111,12 @@ enum FrameState {
     End,
 }
 
-const NEXT_FRAME: FrameState = FrameState::Length {
-    word: [0; HEADER],
-    filled: 0,
-};
+const NEXT_FRAME: FrameState = FrameState::Length { word: [0; HEADER], filled: 0 };
 
 impl<R: AsyncRead + Unpin> FramedReader<R> {
     /// `inner` stands before the first frame.
     pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            state: NEXT_FRAME,
-        }
+        Self { inner, state: NEXT_FRAME }
     }
 
     /// Reads to the end mark, so that `inner` stands behind the body.
@@ -166,11 +139,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for FramedReader<R> {
                     *filled += ready!(poll_some(inner, cx, &mut word[*filled..]))?;
                     if *filled == HEADER {
                         let length = u64::from_le_bytes(*word);
-                        *state = if length == 0 {
-                            FrameState::End
-                        } else {
-                            FrameState::Bytes(length)
-                        };
+                        *state = if length == 0 { FrameState::End } else { FrameState::Bytes(length) };
                     }
                 }
                 FrameState::Bytes(_) if out.remaining() == 0 => return Poll::Ready(Ok(())),
@@ -223,10 +192,7 @@ mod tests {
             stream.extend_from_slice(b"next");
             let mut rest = &stream[..];
             let mut read = Vec::new();
-            FramedReader::new(&mut rest)
-                .read_to_end(&mut read)
-                .await
-                .expect("whole");
+            FramedReader::new(&mut rest).read_to_end(&mut read).await.expect("whole");
             assert!(read == body);
             assert_eq!(rest, b"next");
         }
@@ -235,10 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_another_length_than_announced_is_refused() {
         for length in [0, 4, 6, u64::MAX] {
-            assert!(
-                matches!(frame(b"12345", length).await, Err(FramedError::Body(_))),
-                "{length}"
-            );
+            assert!(matches!(frame(b"12345", length).await, Err(FramedError::Body(_))), "{length}");
         }
     }
 

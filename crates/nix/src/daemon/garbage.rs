@@ -59,9 +59,7 @@ impl Daemon {
         let reader = answer.reader();
         let mut collected = Collected::default();
         for _ in 0..codec::read_count(reader, "a list of deleted paths").await? {
-            collected
-                .paths
-                .push(codec::read_text(reader, "a deleted path", SHORT_TEXT).await?);
+            collected.paths.push(codec::read_text(reader, "a deleted path", SHORT_TEXT).await?);
         }
         collected.bytes = codec::read_u64(reader).await?;
         codec::read_u64(reader).await?;

@@ -44,34 +44,17 @@ where
     let protocol = acceptable(theirs)?.min(NEWEST);
     let mut dialect = Dialect::plain(protocol);
     if protocol >= FEATURES_SINCE {
-        let ours = [
-            FEATURE_TYPED_REALISATIONS,
-            FEATURE_SPECIFIC_GC,
-            FEATURE_NO_SET_OPTIONS,
-        ];
-        codec::send(
-            writer,
-            Encoder::new().list(ours, |out, feature| _ = out.bytes(feature)),
-        )
-        .await?;
+        let ours = [FEATURE_TYPED_REALISATIONS, FEATURE_SPECIFIC_GC, FEATURE_NO_SET_OPTIONS];
+        codec::send(writer, Encoder::new().list(ours, |out, feature| out.bytes(feature))).await?;
         dialect.features = read_features(reader).await?;
-        dialect
-            .features
-            .retain(|feature| ours.contains(&feature.as_str()));
+        dialect.features.retain(|feature| ours.contains(&feature.as_str()));
     }
     // CPU affinity and reserved space: obsolete, and still sent.
     codec::send(writer, Encoder::new().word(0).word(0)).await?;
     let nix_version = codec::read_text(reader, "the daemon's version", SHORT_TEXT).await?;
     let word = codec::read_u64(reader).await?;
-    let trust = Trust::from_word(word).ok_or(Malformed::Unknown {
-        what: "a state of trust",
-        value: word,
-    })?;
-    Ok(Greeting {
-        dialect,
-        nix_version,
-        trust,
-    })
+    let trust = Trust::from_word(word).ok_or(Malformed::Unknown { what: "a state of trust", value: word })?;
+    Ok(Greeting { dialect, nix_version, trust })
 }
 
 fn acceptable(theirs: Protocol) -> Result<Protocol, DaemonError> {
@@ -100,52 +83,30 @@ where
         return Err(Malformed::Magic(magic).into());
     }
     let offered = &greeting.dialect;
-    codec::send(
-        writer,
-        Encoder::new().word(SERVER_MAGIC).word(offered.protocol.word()),
-    )
-    .await?;
+    codec::send(writer, Encoder::new().word(SERVER_MAGIC).word(offered.protocol.word())).await?;
     let theirs = Protocol::from_word(codec::read_u64(reader).await?);
     if theirs < OLDEST {
-        return Err(Malformed::Unknown {
-            what: "a protocol understood here",
-            value: theirs.word(),
-        }
-        .into());
+        return Err(Malformed::Unknown { what: "a protocol understood here", value: theirs.word() }.into());
     }
     let mut dialect = Dialect::plain(theirs.min(offered.protocol));
     if dialect.protocol >= FEATURES_SINCE {
         let features = read_features(reader).await?;
-        codec::send(
-            writer,
-            Encoder::new().list(&offered.features, |out, feature| _ = out.bytes(feature)),
-        )
-        .await?;
+        codec::send(writer, Encoder::new().list(&offered.features, |out, feature| out.bytes(feature)))
+            .await?;
         dialect.features = features.intersection(&offered.features).cloned().collect();
     }
     if codec::read_bool(reader).await? {
         codec::read_u64(reader).await?;
     }
     codec::read_u64(reader).await?;
-    codec::send(
-        writer,
-        Encoder::new()
-            .bytes(&greeting.nix_version)
-            .word(greeting.trust.word()),
-    )
-    .await?;
+    codec::send(writer, Encoder::new().bytes(&greeting.nix_version).word(greeting.trust.word())).await?;
     Ok(dialect)
 }
 
 async fn read_features<R: AsyncRead + Unpin>(reader: &mut R) -> Result<BTreeSet<String>, ReadError> {
     let length = codec::read_u64(reader).await?;
     if length > FEATURES {
-        return Err(Malformed::TooLong {
-            what: "the list of features",
-            length,
-            limit: FEATURES,
-        }
-        .into());
+        return Err(Malformed::TooLong { what: "the list of features", length, limit: FEATURES }.into());
     }
     let mut features = BTreeSet::new();
     for _ in 0..length {

@@ -37,17 +37,12 @@ impl Daemon {
         N: AsyncRead + Unpin + Send + ?Sized,
     {
         let mut request = Encoder::new();
-        request
-            .word(Operation::AddToStoreNar.word())
-            .path_info(self.store_dir(), info);
+        request.word(Operation::AddToStoreNar.word()).path_info(self.store_dir(), info);
         request.flag(false).flag(check == CheckSignatures::No);
         let mut connection = self.take()?;
         let Connection { reader, writer } = &mut connection;
         let sending = async {
-            writer
-                .write_all(request.as_bytes())
-                .await
-                .map_err(FramedError::Stream)?;
+            writer.write_all(request.as_bytes()).await.map_err(FramedError::Stream)?;
             let mut body = FramedWriter::new(writer);
             body.copy(nar, info.nar_size).await?;
             body.finish().await
@@ -70,35 +65,25 @@ impl Daemon {
         N: AsyncRead + Unpin + Send,
     {
         let mut request = Encoder::new();
-        request
-            .word(Operation::AddMultipleToStore.word())
-            .flag(false)
-            .flag(check == CheckSignatures::No);
+        request.word(Operation::AddMultipleToStore.word()).flag(false).flag(check == CheckSignatures::No);
         let store = self.store_dir().clone();
         let mut connection = self.take()?;
         let Connection { reader, writer } = &mut connection;
         let sending = async {
-            writer
-                .write_all(request.as_bytes())
-                .await
-                .map_err(FramedError::Stream)?;
+            writer.write_all(request.as_bytes()).await.map_err(FramedError::Stream)?;
             let mut body = FramedWriter::new(writer);
             body.write_all(Encoder::new().word(count).as_bytes()).await?;
             let mut entries = std::pin::pin!(entries);
             let mut sent = 0;
             while let Some(entry) = entries.next().await {
                 let (info, mut nar) = entry.map_err(FramedError::Body)?;
-                body.write_all(Encoder::new().path_info(&store, &info).as_bytes())
-                    .await?;
+                body.write_all(Encoder::new().path_info(&store, &info).as_bytes()).await?;
                 body.copy(&mut nar, info.nar_size).await?;
                 sent += 1;
             }
             if sent != count {
                 let text = format!("{sent} paths were given, {count} announced");
-                return Err(FramedError::Body(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    text,
-                )));
+                return Err(FramedError::Body(io::Error::new(io::ErrorKind::InvalidData, text)));
             }
             body.finish().await
         };
@@ -114,7 +99,7 @@ impl Daemon {
         signatures: &[Signature],
     ) -> Result<(), DaemonError> {
         let mut request = self.about(Operation::AddSignatures, path);
-        request.list(signatures, |out, signature| _ = out.bytes(signature.to_string()));
+        request.list(signatures, |out, signature| out.bytes(signature.to_string()));
         self.call(&request, &mut ignore).await?.end_with_word().await
     }
 
@@ -125,10 +110,7 @@ impl Daemon {
         let mut connection = self.take()?;
         let Connection { reader, writer } = &mut connection;
         let sending = async {
-            writer
-                .write_all(request.as_bytes())
-                .await
-                .map_err(FramedError::Stream)?;
+            writer.write_all(request.as_bytes()).await.map_err(FramedError::Stream)?;
             let mut body = FramedWriter::new(writer);
             body.write_all(log).await?;
             body.finish().await

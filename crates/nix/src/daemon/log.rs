@@ -166,44 +166,27 @@ impl LogEvent {
     /// None for messages that end the work or carry data.
     pub fn from_frame(frame: Frame) -> Option<Self> {
         Some(match frame {
-            Frame::Next(text) => Self::Message {
-                text: ansi::plain_text(&text).trim_end().to_owned(),
-            },
-            Frame::StartActivity {
-                id,
-                level,
-                kind,
-                text,
-                fields,
-                parent,
-            } => Self::ActivityStarted(Activity {
-                id,
-                parent,
-                level,
-                kind: kind.into(),
-                text: ansi::plain_text(&text),
-                fields,
-            }),
+            Frame::Next(text) => Self::Message { text: ansi::plain_text(&text).trim_end().to_owned() },
+            Frame::StartActivity { id, level, kind, text, fields, parent } => {
+                Self::ActivityStarted(Activity {
+                    id,
+                    parent,
+                    level,
+                    kind: kind.into(),
+                    text: ansi::plain_text(&text),
+                    fields,
+                })
+            }
             Frame::StopActivity(activity) => Self::ActivityStopped { activity },
-            Frame::Result {
-                activity,
-                kind,
-                fields,
-            } => Self::from_result(activity, kind, fields),
+            Frame::Result { activity, kind, fields } => Self::from_result(activity, kind, fields),
             Frame::Last | Frame::Error(_) | Frame::Read(_) | Frame::Write(_) => return None,
         })
     }
 
     fn from_result(activity: u64, kind: u64, mut fields: Vec<Field>) -> Self {
         match (kind, fields.as_mut_slice()) {
-            (101, [Field::Text(line)]) => Self::BuildLogLine {
-                activity,
-                line: std::mem::take(line),
-            },
-            (104, [Field::Text(phase)]) => Self::Phase {
-                activity,
-                phase: ansi::plain_text(phase),
-            },
+            (101, [Field::Text(line)]) => Self::BuildLogLine { activity, line: std::mem::take(line) },
+            (104, [Field::Text(phase)]) => Self::Phase { activity, phase: ansi::plain_text(phase) },
             (
                 105,
                 &mut [
@@ -212,27 +195,12 @@ impl LogEvent {
                     Field::Number(running),
                     Field::Number(failed),
                 ],
-            ) => Self::Progress {
-                activity,
-                done,
-                expected,
-                running,
-                failed,
-            },
-            (106, &mut [Field::Number(kind), Field::Number(expected)]) => Self::Expected {
-                activity,
-                kind: kind.into(),
-                expected,
-            },
-            (107, [Field::Text(line)]) => Self::PostBuildLogLine {
-                activity,
-                line: std::mem::take(line),
-            },
-            _ => Self::Other {
-                activity,
-                kind,
-                fields,
-            },
+            ) => Self::Progress { activity, done, expected, running, failed },
+            (106, &mut [Field::Number(kind), Field::Number(expected)]) => {
+                Self::Expected { activity, kind: kind.into(), expected }
+            }
+            (107, [Field::Text(line)]) => Self::PostBuildLogLine { activity, line: std::mem::take(line) },
+            _ => Self::Other { activity, kind, fields },
         }
     }
 }

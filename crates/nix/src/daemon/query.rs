@@ -59,9 +59,7 @@ impl Daemon {
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, DaemonError> {
         let mut request = Encoder::new();
-        request
-            .word(Operation::QueryValidPaths.word())
-            .paths(self.store_dir(), paths);
+        request.word(Operation::QueryValidPaths.word()).paths(self.store_dir(), paths);
         request.flag(substitute == Substitute::Yes);
         let mut answer = self.call(&request, &mut ignore).await?;
         let store = answer.store;
@@ -85,9 +83,7 @@ impl Daemon {
         for window in paths.chunks(WINDOW) {
             let mut request = Encoder::new();
             for path in window {
-                request
-                    .word(Operation::QueryPathInfo.word())
-                    .path(self.store_dir(), path);
+                request.word(Operation::QueryPathInfo.word()).path(self.store_dir(), path);
             }
             let mut connection = self.take()?;
             let Connection { reader, writer } = &mut connection;
@@ -136,9 +132,7 @@ impl Daemon {
     /// [`Settings::for_substituting`](super::Settings::for_substituting) applies.
     pub async fn query_missing(&mut self, targets: &[DerivedPath]) -> Result<Missing, DaemonError> {
         let mut request = Encoder::new();
-        request
-            .word(Operation::QueryMissing.word())
-            .derived_paths(self.store_dir(), targets);
+        request.word(Operation::QueryMissing.word()).derived_paths(self.store_dir(), targets);
         let mut answer = self.call(&request, &mut ignore).await?;
         let store = answer.store;
         let reader = answer.reader();

@@ -28,9 +28,7 @@ impl Daemon {
         for window in paths.chunks(WINDOW) {
             let mut request = Encoder::new();
             for path in window {
-                request
-                    .word(Operation::AddTempRoot.word())
-                    .path(self.store_dir(), path);
+                request.word(Operation::AddTempRoot.word()).path(self.store_dir(), path);
             }
             let mut connection = self.take()?;
             let Connection { reader, writer } = &mut connection;
@@ -54,9 +52,7 @@ impl Daemon {
             return Err(DaemonError::Request("the name of a root must be absolute"));
         }
         let mut request = Encoder::new();
-        request
-            .word(Operation::AddIndirectRoot.word())
-            .bytes(link.as_os_str().as_bytes());
+        request.word(Operation::AddIndirectRoot.word()).bytes(link.as_os_str().as_bytes());
         self.call(&request, &mut ignore).await?.end_with_word().await
     }
 }

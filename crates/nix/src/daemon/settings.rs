@@ -16,6 +16,7 @@ const LINES_AS_RESULTS: u64 = 7;
 
 /// Settings of one connection. They replace those of the daemon's nix.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of Nix under its own name")]
 pub struct Settings {
     /// Keep the directories of failed builds.
     pub keep_failed: bool,
@@ -60,10 +61,7 @@ impl Settings {
     /// For a connection that builds steps one by one whose inputs are there: nothing is substituted, nothing
     /// is handed to other machines, and no hook process is started.
     pub fn for_building(trust: Trust) -> Self {
-        let mut settings = Self {
-            use_substitutes: false,
-            ..Self::default()
-        };
+        let mut settings = Self { use_substitutes: false, ..Self::default() };
         settings.set("builders", "");
         if trust == Trust::Trusted {
             settings.set("build-hook", "");
@@ -91,21 +89,15 @@ impl Settings {
     fn encode(&self) -> Encoder {
         let mut request = Encoder::new();
         request.word(Operation::SetOptions.word());
-        request
-            .flag(self.keep_failed)
-            .flag(self.keep_going)
-            .flag(self.fallback);
-        request
-            .word(self.verbosity)
-            .word(self.max_jobs.into())
-            .word(self.max_silent_s);
+        request.flag(self.keep_failed).flag(self.keep_going).flag(self.fallback);
+        request.word(self.verbosity).word(self.max_jobs.into()).word(self.max_silent_s);
         // The build hook's own switch is obsolete; log type and build trace as well.
         request.flag(true).word(LINES_AS_RESULTS).word(0).word(0);
         request.word(self.cores.into()).flag(self.use_substitutes);
         // The duration of a build has no place of its own.
         let mut overrides = self.overrides.clone();
         overrides.insert("timeout".to_owned(), self.timeout_s.to_string());
-        request.list(&overrides, |out, (name, value)| _ = out.bytes(name).bytes(value));
+        request.list(&overrides, |out, (name, value)| out.bytes(name).bytes(value));
         request
     }
 }

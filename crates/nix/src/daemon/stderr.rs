@@ -98,11 +98,7 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Frame, R
             fields: read_fields(reader).await?,
         },
         value => {
-            return Err(Malformed::Unknown {
-                what: "a message",
-                value,
-            }
-            .into());
+            return Err(Malformed::Unknown { what: "a message", value }.into());
         }
     })
 }
@@ -128,6 +124,14 @@ pub(super) async fn listen<R: AsyncRead + Unpin>(
     }
 }
 
+/// Reads the error whose first word stands where a reply should begin, if it is one.
+pub(super) async fn read_late_error<R: AsyncRead + Unpin>(
+    word: u64,
+    reader: &mut R,
+) -> Result<Option<RemoteError>, ReadError> {
+    if word == ERROR { read_error(reader).await.map(Some) } else { Ok(None) }
+}
+
 async fn read_error<R: AsyncRead + Unpin>(reader: &mut R) -> Result<RemoteError, ReadError> {
     let kind = codec::read_text(reader, "the type of an error", SHORT_TEXT).await?;
     if kind != "Error" {
@@ -139,34 +143,21 @@ async fn read_error<R: AsyncRead + Unpin>(reader: &mut R) -> Result<RemoteError,
     refuse_position(reader).await?;
     let length = codec::read_u64(reader).await?;
     if length > TRACES {
-        return Err(Malformed::TooLong {
-            what: "the causes of an error",
-            length,
-            limit: TRACES,
-        }
-        .into());
+        return Err(Malformed::TooLong { what: "the causes of an error", length, limit: TRACES }.into());
     }
     let mut traces = Vec::new();
     for _ in 0..length {
         refuse_position(reader).await?;
         traces.push(read_plain_text(reader).await?);
     }
-    Ok(RemoteError {
-        level,
-        message,
-        traces,
-    })
+    Ok(RemoteError { level, message, traces })
 }
 
 /// The protocol has a place for source positions, and no form for them.
 async fn refuse_position<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), ReadError> {
     match codec::read_u64(reader).await? {
         0 => Ok(()),
-        value => Err(Malformed::Unknown {
-            what: "an absent position",
-            value,
-        }
-        .into()),
+        value => Err(Malformed::Unknown { what: "an absent position", value }.into()),
     }
 }
 
@@ -178,12 +169,7 @@ async fn read_plain_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<String,
 async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Field>, ReadError> {
     let length = codec::read_u64(reader).await?;
     if length > FIELDS {
-        return Err(Malformed::TooLong {
-            what: "the fields of a message",
-            length,
-            limit: FIELDS,
-        }
-        .into());
+        return Err(Malformed::TooLong { what: "the fields of a message", length, limit: FIELDS }.into());
     }
     let mut fields = Vec::new();
     for _ in 0..length {
@@ -191,11 +177,7 @@ async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Field>,
             0 => Field::Number(codec::read_u64(reader).await?),
             1 => Field::Text(codec::read_bytes_cut(reader, TEXT).await?),
             value => {
-                return Err(Malformed::Unknown {
-                    what: "the type of a field",
-                    value,
-                }
-                .into());
+                return Err(Malformed::Unknown { what: "the type of a field", value }.into());
             }
         });
     }
@@ -211,14 +193,7 @@ impl Encoder {
             Frame::Write(bytes) => self.word(WRITE).bytes(bytes),
             Frame::Last => self.word(LAST),
             Frame::Error(error) => self.remote_error(error),
-            Frame::StartActivity {
-                id,
-                level,
-                kind,
-                text,
-                fields,
-                parent,
-            } => self
+            Frame::StartActivity { id, level, kind, text, fields, parent } => self
                 .word(START_ACTIVITY)
                 .word(*id)
                 .word(*level)
@@ -227,28 +202,21 @@ impl Encoder {
                 .fields(fields)
                 .word(*parent),
             Frame::StopActivity(id) => self.word(STOP_ACTIVITY).word(*id),
-            Frame::Result {
-                activity,
-                kind,
-                fields,
-            } => self.word(RESULT).word(*activity).word(*kind).fields(fields),
+            Frame::Result { activity, kind, fields } => {
+                self.word(RESULT).word(*activity).word(*kind).fields(fields)
+            }
         }
     }
 
     fn remote_error(&mut self, error: &RemoteError) -> &mut Self {
-        self.word(ERROR)
-            .bytes("Error")
-            .word(error.level)
-            .bytes("Error")
-            .bytes(&error.message)
-            .word(0);
-        self.list(&error.traces, |out, trace| _ = out.word(0).bytes(trace))
+        self.word(ERROR).bytes("Error").word(error.level).bytes("Error").bytes(&error.message).word(0);
+        self.list(&error.traces, |out, trace| out.word(0).bytes(trace))
     }
 
     fn fields(&mut self, fields: &[Field]) -> &mut Self {
         self.list(fields, |out, field| match field {
-            Field::Number(number) => _ = out.word(0).word(*number),
-            Field::Text(text) => _ = out.word(1).bytes(text),
+            Field::Number(number) => out.word(0).word(*number),
+            Field::Text(text) => out.word(1).bytes(text),
         })
     }
 }

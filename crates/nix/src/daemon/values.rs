@@ -32,12 +32,12 @@ impl Encoder {
 
     /// A set of store paths.
     pub fn paths(&mut self, store: &StoreDir, paths: &BTreeSet<StorePath>) -> &mut Self {
-        self.list(paths, |out, path| _ = out.path(store, path))
+        self.list(paths, |out, path| out.path(store, path))
     }
 
     /// A list of derived paths.
     pub fn derived_paths(&mut self, store: &StoreDir, paths: &[DerivedPath]) -> &mut Self {
-        self.list(paths, |out, path| _ = out.bytes(path.print(store)))
+        self.list(paths, |out, path| out.bytes(path.print(store)))
     }
 
     /// A path info behind its path.
@@ -50,17 +50,9 @@ impl Encoder {
         self.optional_path(store, info.deriver.as_ref());
         self.bytes(info.nar_hash.to_hash().to_base16());
         self.paths(store, &info.references);
-        self.word(info.registration_time)
-            .word(info.nar_size)
-            .flag(info.ultimate);
-        self.list(&info.signatures, |out, signature| {
-            _ = out.bytes(signature.to_string())
-        });
-        self.bytes(
-            info.content_address
-                .map(|address| address.to_string())
-                .unwrap_or_default(),
-        )
+        self.word(info.registration_time).word(info.nar_size).flag(info.ultimate);
+        self.list(&info.signatures, |out, signature| out.bytes(signature.to_string()));
+        self.bytes(info.content_address.map(|address| address.to_string()).unwrap_or_default())
     }
 }
 
@@ -79,11 +71,7 @@ where
     R: AsyncRead + Unpin,
 {
     let text = codec::read_text(reader, "a store path", SHORT_TEXT).await?;
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        parse_path(store, text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { parse_path(store, text).map(Some) }
 }
 
 /// A set of store paths.
@@ -164,11 +152,7 @@ async fn read_content_address<R: AsyncRead + Unpin>(
     reader: &mut R,
 ) -> Result<Option<ContentAddress>, ReadError> {
     let text = codec::read_text(reader, "a content address", SHORT_TEXT).await?;
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        parse("a content address", text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { parse("a content address", text).map(Some) }
 }
 
 async fn read_parsed<R, T>(reader: &mut R, what: &'static str) -> Result<T, ReadError>
@@ -184,16 +168,9 @@ pub(super) fn parse<T: FromStr<Err: Display>>(what: &'static str, text: String) 
 }
 
 pub(super) fn parse_path(store: &StoreDir, text: String) -> Result<StorePath, ReadError> {
-    store
-        .parse(&text)
-        .map_err(|source| Malformed::StorePath { text, source }.into())
+    store.parse(&text).map_err(|source| Malformed::StorePath { text, source }.into())
 }
 
 pub(super) fn refused(what: &'static str, text: String, cause: &dyn Display) -> ReadError {
-    Malformed::Value {
-        what,
-        text,
-        cause: cause.to_string(),
-    }
-    .into()
+    Malformed::Value { what, text, cause: cause.to_string() }.into()
 }

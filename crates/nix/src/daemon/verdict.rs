@@ -80,10 +80,7 @@ impl BuildVerdict {
 
     fn of_message(message: &str) -> Self {
         let phrases = [
-            (
-                "not privileged to build input-addressed derivations",
-                Self::NotTrusted,
-            ),
+            ("not privileged to build input-addressed derivations", Self::NotTrusted),
             ("'__noChroot' set", Self::Placement),
             ("substitution is disabled", Self::InputMissing),
             ("' is not valid", Self::InputMissing),
@@ -162,13 +159,7 @@ mod tests {
         assert_eq!(of(untrusted), BuildVerdict::NotTrusted);
         assert_eq!(of("path '/nix/store/x' is not valid"), BuildVerdict::InputMissing);
         assert_eq!(of("interrupted by the user"), BuildVerdict::Infrastructure);
-        assert_eq!(
-            BuildVerdict::of_error(&DaemonError::Aborted),
-            BuildVerdict::Cancelled
-        );
-        assert_eq!(
-            BuildVerdict::of_error(&DaemonError::Poisoned),
-            BuildVerdict::Infrastructure
-        );
+        assert_eq!(BuildVerdict::of_error(&DaemonError::Aborted), BuildVerdict::Cancelled);
+        assert_eq!(BuildVerdict::of_error(&DaemonError::Poisoned), BuildVerdict::Infrastructure);
     }
 }

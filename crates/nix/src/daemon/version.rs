@@ -55,10 +55,7 @@ pub struct Dialect {
 impl Dialect {
     /// A dialect without features.
     pub fn plain(protocol: Protocol) -> Self {
-        Self {
-            protocol,
-            features: BTreeSet::new(),
-        }
+        Self { protocol, features: BTreeSet::new() }
     }
 
     /// Whether both ends have it.

@@ -1,0 +1,128 @@
+//! Archives into and out of real daemons.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use fleet_nix::daemon::{CheckSignatures, DaemonError, Settings, ignore};
+use fleet_nix::{NarHash, PathInfo};
+use fleet_testkit::NixDaemon;
+use futures::stream;
+
+use crate::support::{connect, file_nar, source_info};
+
+/// Bytes without a pattern that a buffer could hide.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(length.div_ceil(8)).flatten().take(length).collect()
+}
+
+#[tokio::test]
+async fn a_large_archive_goes_in_and_comes_out_unchanged() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    let nar = file_nar(&noise(48 << 20));
+    let info = source_info("large", &nar, &BTreeSet::new());
+    client.add_to_store_nar(&info, &mut &nar[..], CheckSignatures::Yes).await.expect("added");
+    let mut back = Vec::new();
+    let size = client.nar_from_path(&info.path, &mut back).await.expect("read");
+    assert_eq!(size, nar.len() as u64);
+    assert_eq!(NarHash::of(&back), info.nar_hash);
+    // Both ends are still in step.
+    assert!(client.is_valid_path(&info.path).await.expect("answered"));
+}
+
+#[tokio::test]
+async fn many_paths_go_in_at_once_while_the_daemon_talks() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    // At this level the daemon says something about everything it does.
+    client.set_options(&Settings { verbosity: 7, ..Settings::default() }).await.expect("set");
+    let mut entries: Vec<(PathInfo, Vec<u8>)> = Vec::new();
+    for number in 0..300 {
+        let nar = file_nar(format!("number {number}").as_bytes());
+        let references = entries.last().map(|(info, _)| info.path.clone()).into_iter().collect();
+        entries.push((source_info(&format!("path-{number}"), &nar, &references), nar));
+    }
+    let nar = file_nar(&noise(8 << 20));
+    entries.push((source_info("large", &nar, &BTreeSet::new()), nar));
+    let mut messages = 0_u32;
+    let mut count = |_| {
+        messages += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    let bodies = stream::iter(entries.iter().map(|(info, nar)| Ok((info.clone(), &nar[..]))));
+    let sent = client.add_multiple_to_store(entries.len() as u64, bodies, CheckSignatures::Yes, &mut count);
+    sent.await.expect("added");
+    assert!(messages > 300, "the daemon talked meanwhile");
+    let infos = client.query_path_infos(entries.iter().map(|(info, _)| &info.path)).await.expect("answered");
+    assert!(infos.iter().all(Option::is_some));
+}
+
+#[tokio::test]
+async fn a_false_hash_is_refused_and_the_connection_stays() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    let nar = file_nar(&noise(1 << 20));
+    let other = file_nar(&noise((1 << 20) + 1)[1..]);
+    assert_eq!(nar.len(), other.len());
+    let info = source_info("claimed", &nar, &BTreeSet::new());
+    let error =
+        client.add_to_store_nar(&info, &mut &other[..], CheckSignatures::No).await.expect_err("other bytes");
+    assert!(error.remote().is_some_and(|error| error.message.contains("hash mismatch")), "{error}");
+    client.add_to_store_nar(&info, &mut &nar[..], CheckSignatures::No).await.expect("the right bytes");
+}
+
+#[tokio::test]
+async fn bodies_of_another_length_are_refused_here() {
+    let daemon = NixDaemon::start_default();
+    let nar = file_nar(b"some bytes");
+    let info = source_info("short", &nar, &BTreeSet::new());
+    for body in [&nar[..nar.len() - 1], &[&nar[..], b"more"].concat()] {
+        let mut client = connect(&daemon).await;
+        let error =
+            client.add_to_store_nar(&info, &mut &body[..], CheckSignatures::No).await.expect_err("length");
+        assert!(
+            matches!(&error, DaemonError::Source(error) if error.kind() == io::ErrorKind::InvalidData),
+            "{error}"
+        );
+        assert!(client.is_poisoned());
+    }
+    let mut client = connect(&daemon).await;
+    let one = stream::iter([Ok((info.clone(), &nar[..]))]);
+    let sent = client.add_multiple_to_store(2, one, CheckSignatures::No, &mut ignore).await;
+    assert!(matches!(sent.expect_err("one of two"), DaemonError::Source(_)));
+    let mut client = connect(&daemon).await;
+    let valid = client.is_valid_path(&info.path).await.expect("answered");
+    assert!(!valid, "nothing was added");
+}
+
+#[tokio::test]
+async fn reading_a_path_that_is_not_there_says_so() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    let path = "00000000000000000000000000000000-nowhere".parse().expect("valid");
+    let mut sink = Vec::new();
+    let error = client.nar_from_path(&path, &mut sink).await.expect_err("not there");
+    assert!(error.remote().is_some_and(|error| error.message.contains("nowhere")), "{error}");
+    assert!(sink.is_empty());
+}
+
+#[tokio::test]
+async fn a_sink_that_fails_ends_the_export() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    let nar = file_nar(&noise(4 << 20));
+    let info = source_info("unread", &nar, &BTreeSet::new());
+    client.add_to_store_nar(&info, &mut &nar[..], CheckSignatures::Yes).await.expect("added");
+    let (mut sink, reader) = tokio::io::duplex(64);
+    drop(reader);
+    let error = client.nar_from_path(&info.path, &mut sink).await.expect_err("nobody reads");
+    assert!(matches!(error, DaemonError::Sink(_)), "{error}");
+    assert!(client.is_poisoned());
+}
