@@ -19,17 +19,19 @@ pub struct Catalog<'t> {
     labels: Vec<Label>,
     groups: Vec<Group>,
     members: Index,
+    listed_names: Vec<u32>,
     listed: Index,
 }
 
-/// What one path is. Texts are numbers of the catalog's strings.
+/// What one path is. Texts are numbers of the catalog's strings; groups and listed names are numbered in the order
+/// of their texts, so that nothing needs sorting by text later.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Label {
     pub(crate) group: u32,
     pub(crate) version: u32,
     pub(crate) output: u32,
     pub(crate) variant: u32,
-    /// Name and version as the plain listing splits them.
+    /// As the plain listing splits the name: a number of its names, and the text of the version.
     pub(crate) listed_name: u32,
     pub(crate) listed_version: u32,
 }
@@ -62,16 +64,33 @@ impl<'t> Catalog<'t> {
             labels: vec![Label::default(); table.slots()],
             groups: Vec::new(),
             members: Index::default(),
+            listed_names: Vec::new(),
             listed: Index::default(),
         };
-        let mut numbers = BTreeMap::new();
+        let mut groups = Numbering::default();
+        let mut listed = Numbering::default();
         for id in table.described() {
-            let label = catalog.label(id, &names, &mut numbers);
+            let label = catalog.label(id, &names, &mut groups, &mut listed);
             catalog.labels[id.0 as usize] = label;
         }
-        catalog.members = Index::new(catalog.groups.len(), table, |id| catalog.labels[id.0 as usize].group);
-        catalog.listed =
-            Index::new(catalog.strings.len(), table, |id| catalog.labels[id.0 as usize].listed_name);
+        let strings = &catalog.strings;
+        let (groups, group_places) = groups.sorted(|left, right| {
+            strings
+                .text(left.name)
+                .cmp(strings.text(right.name))
+                .then(left.configuration.cmp(&right.configuration))
+        });
+        let (listed_names, listed_places) =
+            listed.sorted(|&left, &right| strings.text(left).cmp(strings.text(right)));
+        for id in table.described() {
+            let label = &mut catalog.labels[id.0 as usize];
+            label.group = group_places[label.group as usize];
+            label.listed_name = listed_places[label.listed_name as usize];
+        }
+        let label = |id: PathId| catalog.labels[id.0 as usize];
+        catalog.members = Index::new(groups.len(), table, |id| label(id).group);
+        catalog.listed = Index::new(listed_names.len(), table, |id| label(id).listed_name);
+        (catalog.groups, catalog.listed_names) = (groups, listed_names);
         catalog
     }
 
@@ -94,6 +113,10 @@ impl<'t> Catalog<'t> {
 
     pub(crate) fn listed(&self, name: u32) -> &[PathId] {
         self.listed.of(name)
+    }
+
+    pub(crate) fn listed_name(&self, name: u32) -> &Arc<str> {
+        self.text(self.listed_names[name as usize])
     }
 
     pub(crate) fn text(&self, number: u32) -> &Arc<str> {
@@ -133,11 +156,17 @@ impl<'t> Catalog<'t> {
         self.table.references(closure.root())
     }
 
-    fn label(&mut self, id: PathId, names: &KnownNames, numbers: &mut BTreeMap<Group, u32>) -> Label {
+    fn label(
+        &mut self,
+        id: PathId,
+        names: &KnownNames,
+        groups: &mut Numbering<Group>,
+        listed: &mut Numbering<u32>,
+    ) -> Label {
         let base_name = self.table.name(id);
         let (listed_name, listed_version) = listing::split(base_name);
         let mut label = Label {
-            listed_name: self.strings.intern(listed_name),
+            listed_name: listed.number(self.strings.intern(listed_name)),
             listed_version: self.strings.intern(listed_version),
             ..Label::default()
         };
@@ -152,11 +181,43 @@ impl<'t> Catalog<'t> {
                 Group { name: self.strings.intern(&package.name), configuration: None }
             }
         };
-        label.group = *numbers.entry(group).or_insert_with(|| {
-            self.groups.push(group);
-            u32::try_from(self.groups.len() - 1).expect("there are no more groups than texts")
-        });
+        label.group = groups.number(group);
         label
+    }
+}
+
+/// Dense numbers in the order of first sight, to be exchanged for numbers in another order.
+#[derive(Debug)]
+struct Numbering<T> {
+    numbers: BTreeMap<T, u32>,
+    values: Vec<T>,
+}
+
+impl<T> Default for Numbering<T> {
+    fn default() -> Self {
+        Self { numbers: BTreeMap::new(), values: Vec::new() }
+    }
+}
+
+impl<T: Copy + Ord> Numbering<T> {
+    fn number(&mut self, value: T) -> u32 {
+        *self.numbers.entry(value).or_insert_with(|| {
+            self.values.push(value);
+            u32::try_from(self.values.len() - 1).expect("there are no more values than texts")
+        })
+    }
+
+    /// The values in order, and the place there of each old number.
+    fn sorted(self, compare: impl Fn(&T, &T) -> std::cmp::Ordering) -> (Vec<T>, Vec<u32>) {
+        let mut values = self.values;
+        values.sort_by(compare);
+        let mut places = vec![0; values.len()];
+        for (place, value) in (0u32..).zip(&values) {
+            if let Some(&number) = self.numbers.get(value) {
+                places[number as usize] = place;
+            }
+        }
+        (values, places)
     }
 }
 

@@ -79,6 +79,7 @@ impl ClosureDiff {
             needs_reboot: catalog.boot_paths(before) != catalog.boot_paths(after),
             listing: Listing::between(catalog, before, after, removed.iter().chain(&added).copied()),
         };
+        // Groups are numbered in the order of their names, and so both lists come out in that order.
         for group in touched {
             let sides = Sides::of(catalog, group, before, after);
             let name = catalog.text(catalog.group(group).name);
@@ -100,8 +101,6 @@ impl ClosureDiff {
                 }),
             }
         }
-        diff.changes.sort_by(|left, right| left.what.cmp(&right.what));
-        diff.configuration.sort();
         diff
     }
 

@@ -51,37 +51,34 @@ impl Listing {
         names.extend(chosen.on_one_side());
         names.sort_unstable();
         names.dedup();
-        names.sort_by_key(|&name| catalog.text(name));
         let mut listing = Self::default();
         for name in names {
             let sides = (versions(catalog, before, name), versions(catalog, after, name));
-            if sides.0.is_empty() && sides.1.is_empty() {
-                continue;
-            }
-            listing.add(catalog, &chosen, name, sides);
+            listing.add(catalog, name, chosen.mark(name), sides);
         }
         listing
     }
 
-    fn add(
-        &mut self,
-        catalog: &Catalog<'_>,
-        chosen: &Chosen,
-        name: u32,
-        (before, after): (Vec<u32>, Vec<u32>),
-    ) {
-        let mark = chosen.mark(name);
-        let same = before == after;
+    fn add(&mut self, catalog: &Catalog<'_>, name: u32, mark: char, (before, after): (Vec<u32>, Vec<u32>)) {
+        let unchosen = !matches!(mark, '+' | '-');
+        if before == after && (before.is_empty() || unchosen) {
+            return;
+        }
         let (before, after) = (ascending(catalog, &before), ascending(catalog, &after));
-        let row =
-            |letter, before, after| Row { letter, mark, name: Arc::clone(catalog.text(name)), before, after };
+        let row = |letter, before, after| Row {
+            letter,
+            mark,
+            name: Arc::clone(catalog.listed_name(name)),
+            before,
+            after,
+        };
         if before.is_empty() {
             self.added.push(row('A', after, Vec::new()));
         } else if after.is_empty() {
             self.removed.push(row('R', before, Vec::new()));
-        } else if !same && !equal(&before, &after) {
+        } else if !equal(&before, &after) {
             self.versions.push(row(letter(&before, &after), before, after));
-        } else if matches!(mark, '+' | '-') {
+        } else if !unchosen {
             self.selection.push(row('C', before, Vec::new()));
         }
     }

@@ -65,7 +65,12 @@ pub(super) fn per_host(page: &Page<'_>) -> Option<String> {
             continue;
         };
         let changes = own.iter().find(|(hosts, _)| *hosts == [place]).map_or(&[][..], |(_, changes)| changes);
-        text += &host(page.names.name(place), diff, changes);
+        let own = match changes.len() {
+            _ if page.compared.len() == 1 => String::new(),
+            0 => "nothing of its own, ".to_owned(),
+            number => format!("{} of its own, ", counted(number, "change")),
+        };
+        text += &host(page.names.name(place), &own, diff, changes);
     }
     (!text.is_empty()).then(|| format!("## Hosts\n\n{text}"))
 }
@@ -121,13 +126,9 @@ fn warning(page: &Page<'_>, word: &str, change: &FleetChange<'_>) -> String {
     format!("- {word}: {name} {} on {}\n", details(change.what), page.of_compared(&change.hosts))
 }
 
-fn host(name: &str, diff: &ClosureDiff, changes: &[&FleetChange<'_>]) -> String {
-    let own = match changes.len() {
-        0 => "nothing of its own".to_owned(),
-        number => format!("{} of its own", counted(number, "change")),
-    };
+fn host(name: &str, own: &str, diff: &ClosureDiff, changes: &[&FleetChange<'_>]) -> String {
     let mut text = format!(
-        "<details><summary>{}: {own}, {} → {} paths, {}</summary>\n\n",
+        "<details><summary>{}: {own}{} → {} paths, {}</summary>\n\n",
         escape::html_code(name),
         count(diff.before.paths as u64),
         count(diff.after.paths as u64),

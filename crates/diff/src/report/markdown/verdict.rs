@@ -3,7 +3,7 @@
 use crate::change::ChangeKind;
 use crate::report::escape;
 use crate::report::markdown::Page;
-use crate::report::model::SideLabel;
+use crate::report::model::{SideLabel, StepCounts};
 use crate::report::quantity::{count, counted, duration};
 
 pub(super) fn verdict(page: &Page<'_>) -> String {
@@ -86,13 +86,10 @@ fn figures(page: &Page<'_>) -> String {
         Some(before) => parts.push(format!("{} → {}", side(before), side(&report.after))),
         None => parts.push(side(&report.after)),
     }
-    let mut fates = vec![format!("{} built", count(steps.built))];
-    for (number, word) in [(steps.cached, "there already"), (steps.failed, "failed")] {
-        if number > 0 {
-            fates.push(format!("{} {word}", count(number)));
-        }
-    }
-    parts.push(format!("{} wanted: {}", steps_of(steps.wanted), fates.join(", ")));
+    parts.push(match steps.wanted {
+        0 => "nothing to build".to_owned(),
+        wanted => format!("{} wanted: {}", steps_of(wanted), fates(steps)),
+    });
     if steps.substituted > 0 {
         parts.push(format!("{} paths substituted", count(steps.substituted)));
     }
@@ -104,6 +101,16 @@ fn figures(page: &Page<'_>) -> String {
         parts.push(format!("run {}", escape::code(&report.run)));
     }
     parts.join(" · ")
+}
+
+fn fates(steps: &StepCounts) -> String {
+    let mut fates = vec![format!("{} built", count(steps.built))];
+    for (number, word) in [(steps.cached, "there already"), (steps.failed, "failed")] {
+        if number > 0 {
+            fates.push(format!("{} {word}", count(number)));
+        }
+    }
+    fates.join(", ")
 }
 
 fn steps_of(number: u64) -> String {
