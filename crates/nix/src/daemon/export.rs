@@ -20,10 +20,15 @@ impl Daemon {
     where
         W: AsyncWrite + Unpin + ?Sized,
     {
+        // Daemons look for the path when they have begun to answer, and older ones then break off within the
+        // archive.
+        if !self.is_valid_path(path).await? {
+            return Err(DaemonError::NotValid(path.clone()));
+        }
         let request = self.about(Operation::NarFromPath, path);
         let mut answer = self.call(&request, &mut ignore).await?;
         let reader = answer.reader();
-        // The daemon looks for the path only now, and its error stands in the archive's place.
+        // Files that are gone nevertheless are an error in the archive's place.
         let word = codec::read_u64(reader).await?;
         if let Some(error) = stderr::read_late_error(word, reader).await? {
             return Err(Box::new(error).into());

@@ -82,7 +82,10 @@ impl BuildVerdict {
         let phrases = [
             ("not privileged to build input-addressed derivations", Self::NotTrusted),
             ("'__noChroot' set", Self::Placement),
+            ("is required to build", Self::Placement),
+            ("Unable to start any build", Self::Placement),
             ("substitution is disabled", Self::InputMissing),
+            ("' are missing", Self::InputMissing),
             ("' is not valid", Self::InputMissing),
             ("no substituter that can build it", Self::InputMissing),
             ("don't know how to build these paths", Self::InputMissing),
@@ -134,6 +137,11 @@ mod tests {
         let of = |message: &str| BuildVerdict::of_result(BuildStatus::MiscFailure, message);
         let refused = "derivation '/nix/store/x.drv' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'";
         assert_eq!(of(refused), BuildVerdict::Placement);
+        let foreign = "a 'riscv64-linux' with features {} is required to build '/nix/store/x.drv', but I am a 'x86_64-linux'";
+        assert_eq!(of(foreign), BuildVerdict::Placement);
+        assert_eq!(of("Unable to start any build;\neither increase '--max-jobs'"), BuildVerdict::Placement);
+        let gone = "some dependencies of '/nix/store/x.drv' are missing";
+        assert_eq!(of(gone), BuildVerdict::InputMissing);
         let missing =
             "dependency '/nix/store/a' of '/nix/store/b.drv' does not exist, and substitution is disabled";
         assert_eq!(of(missing), BuildVerdict::InputMissing);

@@ -166,7 +166,7 @@ async fn archives_that_are_none_are_refused_while_they_arrive() {
     let mut odd = nar.clone();
     odd[9] ^= 1;
     for (archive, poisoned) in [(nar, false), (odd, true)] {
-        let mut client = client(bytes().word(LAST).raw(&archive)).await;
+        let mut client = client(bytes().words(&[LAST, 1, LAST]).raw(&archive)).await;
         let mut sink = Vec::new();
         let read = client.nar_from_path(&path(), &mut sink).await;
         assert_eq!(read.is_err(), poisoned, "{read:?}");
@@ -205,7 +205,7 @@ fn recorded() -> Bytes {
         bytes().words(&[LAST, 1]).text(PATH).text(&"00".repeat(32)).word(1).text(PATH).words(&[1, 2, 0, 1]);
     let info = info.text("k:x").text("");
     let missing = bytes().word(LAST).word(1).text(PATH).words(&[0, 0, 5, 6]);
-    let nar = bytes().word(LAST).raw(&file_nar(b"twelve bytes"));
+    let nar = bytes().words(&[LAST, 1, LAST]).raw(&file_nar(b"twelve bytes"));
     let parts =
         [greeting, started, line, progress, result, outputs, info, missing, nar, remote_error("no", &["t"])];
     parts.into_iter().reduce(|all, part| all.raw(&part.0)).expect("parts")

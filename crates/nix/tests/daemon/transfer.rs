@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::io;
 
 use fleet_nix::daemon::{CheckSignatures, DaemonError, Settings, ignore};
-use fleet_nix::{NarHash, PathInfo};
+use fleet_nix::{NarHash, PathInfo, StorePath};
 use fleet_testkit::NixDaemon;
 use futures::stream;
 
-use crate::support::{connect, file_nar, source_info};
+use crate::support::{connect, file_nar, source_info, store};
 
 /// Bytes without a pattern that a buffer could hide.
 fn noise(length: usize) -> Vec<u8> {
@@ -103,14 +103,29 @@ async fn bodies_of_another_length_are_refused_here() {
 }
 
 #[tokio::test]
-async fn reading_a_path_that_is_not_there_says_so() {
+async fn reading_a_path_that_is_not_valid_says_so() {
     let daemon = NixDaemon::start_default();
     let mut client = connect(&daemon).await;
-    let path = "00000000000000000000000000000000-nowhere".parse().expect("valid");
+    let path: StorePath = "00000000000000000000000000000000-nowhere".parse().expect("valid");
     let mut sink = Vec::new();
     let error = client.nar_from_path(&path, &mut sink).await.expect_err("not there");
-    assert!(error.remote().is_some_and(|error| error.message.contains("nowhere")), "{error}");
-    assert!(sink.is_empty());
+    assert!(matches!(error, DaemonError::NotValid(named) if named == path));
+    assert!(sink.is_empty() && !client.is_poisoned());
+}
+
+#[tokio::test]
+async fn reading_a_path_whose_files_are_gone_is_an_error() {
+    let daemon = NixDaemon::start_default();
+    let mut client = connect(&daemon).await;
+    let nar = file_nar(b"soon gone");
+    let info = source_info("gone", &nar, &BTreeSet::new());
+    client.add_to_store_nar(&info, &mut &nar[..], CheckSignatures::Yes).await.expect("added");
+    std::fs::remove_file(daemon.physical(&store().print(&info.path)))
+        .expect("removed behind the daemon's back");
+    let read = client.nar_from_path(&info.path, &mut tokio::io::sink()).await;
+    // In what words depends on the daemon; most just hang up.
+    assert!(read.is_err(), "{read:?}");
+    assert!(client.is_poisoned());
 }
 
 #[tokio::test]
