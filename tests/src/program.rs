@@ -1,13 +1,13 @@
 //! Runs the real fleetctl, with nothing in its environment but a daemon of the test's own.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use fleet_testkit::{NixDaemon, Signal, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
+use fleet_testkit::{Lines, NixDaemon, Signal, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
 use serde_json::Value;
 
 /// A command line of fleetctl.
@@ -21,7 +21,8 @@ pub struct Fleetctl {
 pub struct Running {
     child: Child,
     stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<(Vec<u8>, u64)>>,
+    stderr: Option<JoinHandle<u64>>,
+    said: Lines,
 }
 
 /// What a fleetctl that has ended left.
@@ -87,6 +88,7 @@ impl Fleetctl {
             .spawn()
             .unwrap_or_else(|error| panic!("{:?} does not start: {error}", self.command));
         let pid = child.id();
+        let said = Lines::new();
         let mut out = child.stdout.take().expect("stdout is a pipe");
         let err = child.stderr.take().expect("stderr is a pipe");
         let stdout = thread::spawn(move || {
@@ -94,8 +96,11 @@ impl Fleetctl {
             let _ = out.read_to_end(&mut bytes);
             bytes
         });
-        let stderr = thread::spawn(move || read_and_measure(BufReader::new(err), pid));
-        Running { child, stdout: Some(stdout), stderr: Some(stderr) }
+        let stderr = thread::spawn({
+            let said = said.clone();
+            move || read_and_measure(err, &said, pid)
+        });
+        Running { child, stdout: Some(stdout), stderr: Some(stderr), said }
     }
 }
 
@@ -110,6 +115,13 @@ impl Running {
         send_signal(self.pid(), signal);
     }
 
+    /// Waits until it writes a line with `text` to stderr; panics with all that it wrote when it does not.
+    #[track_caller]
+    pub fn wait_until_it_says(&self, text: &str, patience: Duration) {
+        let said = self.said.wait_for(patience, |line| line.contains(text));
+        assert!(said.is_some(), "it never says “{text}”:\n{}", self.said.all().join("\n"));
+    }
+
     /// Whether it ends by itself in this time; what it left is told by [`Running::finish`].
     pub fn ends_within(&self, patience: Duration) -> bool {
         wait_until_gone(self.pid(), patience)
@@ -119,11 +131,11 @@ impl Running {
     pub fn finish(mut self) -> Outcome {
         let status = self.child.wait().expect("a child is waited for once");
         let stdout = self.stdout.take().expect("finished once").join().expect("stdout was read");
-        let (stderr, peak) = self.stderr.take().expect("finished once").join().expect("stderr was read");
+        let peak = self.stderr.take().expect("finished once").join().expect("stderr was read");
         Outcome {
             status,
             stdout: String::from_utf8(stdout).expect("stdout is UTF-8"),
-            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            stderr: self.said.all().join("\n"),
             peak_memory_kib: peak,
         }
     }
@@ -191,11 +203,12 @@ pub fn fleetctl_binary() -> PathBuf {
     binary
 }
 
-fn read_and_measure(mut stderr: impl BufRead, pid: u32) -> (Vec<u8>, u64) {
-    let mut bytes = Vec::new();
+/// Keeps the lines, and looks at the process's memory whenever there is one.
+fn read_and_measure(stderr: impl Read, said: &Lines, pid: u32) -> u64 {
     let mut peak = 0;
-    while stderr.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+    said.read_from(stderr, |_| {
         peak = peak.max(peak_memory_kib(pid).unwrap_or(0));
-    }
-    (bytes, peak)
+        true
+    });
+    peak
 }

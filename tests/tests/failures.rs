@@ -75,9 +75,9 @@ fn the_json_document_tells_how_each_host_failed() {
     outcome.expect_code(4);
     let document = outcome.json();
     let after = |host: &str| document["hosts"][host]["after"].clone();
-    assert_eq!(after("thrower")["status"], "eval-failed", "{outcome}");
+    assert_eq!(after("thrower")["status"], "eval_failed", "{outcome}");
     assert!(after("thrower")["cause"].to_string().contains("this host has no disk"), "{outcome}");
-    assert_eq!(after("needs-broken1")["status"], "build-failed", "{outcome}");
+    assert_eq!(after("needs-broken1")["status"], "build_failed", "{outcome}");
     assert!(after("needs-broken1")["cause"].to_string().contains("broken-lib"), "{outcome}");
     assert_eq!(after("good1")["status"], "built", "{outcome}");
     assert_eq!(document["hosts"]["thrower"]["before"]["status"], "built", "{outcome}");
@@ -152,7 +152,7 @@ fn every_kind_of_evaluation_failure_stays_with_its_host() {
     let document = outcome.json();
     for (host, _) in failing {
         let after = &document["hosts"][host]["after"];
-        assert_eq!(after["status"], "eval-failed", "{host}\n{outcome}");
+        assert_eq!(after["status"], "eval_failed", "{host}\n{outcome}");
         assert!(after["cause"].as_str().is_some_and(|cause| !cause.is_empty()), "{host}\n{outcome}");
     }
     for host in ["good", "zgood"] {

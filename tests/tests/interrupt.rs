@@ -56,6 +56,7 @@ fn a_second_interrupt_quits_at_once() {
         fleet_testkit::send_signal(pid, Signal::STOP);
     }
     running.signal(Signal::INT);
+    running.wait_until_it_says("Ctrl-C again", STOPPED_WITHIN);
     running.signal(Signal::INT);
     assert!(running.ends_within(Duration::from_secs(3)), "fleetctl goes on after two interrupts");
     running.finish().expect_code(130);

@@ -250,7 +250,9 @@ mod full_disk {
     fn a_full_disk_under_the_store_is_said() {
         in_mount_namespace("full_disk::a_full_disk_under_the_store_is_said", |place| {
             let root = small_file_system(place.join("r"), "24m");
-            let options = DaemonOptions { root: Some(root.clone()), ..DaemonOptions::default() };
+            // Inside, there is one user only.
+            let settings = vec![("require-drop-supplementary-groups".to_owned(), "false".to_owned())];
+            let options = DaemonOptions { root: Some(root.clone()), settings, ..DaemonOptions::default() };
             let daemon = NixDaemon::start(&options);
             let big = r#"package "big" "printf '%67108864s' x > $out""#;
             let mut fleet = HandMadeFleet::new(&daemon).host("big", big);

@@ -54,12 +54,7 @@ impl BinaryCache {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        BinaryCache {
-            address,
-            shared,
-            server: Some(server),
-            _directory: directory,
-        }
+        BinaryCache { address, shared, server: Some(server), _directory: directory }
     }
 
     /// What `substituters` takes.
@@ -82,11 +77,7 @@ impl BinaryCache {
 
     /// The paths asked for so far, such as `/nix-cache-info`.
     pub fn requests(&self) -> Vec<String> {
-        self.shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -116,11 +107,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn serve(stream: &TcpStream, shared: &Shared) {
     let mut reader = BufReader::new(stream);
     while let Some((method, path)) = read_request(&mut reader) {
-        shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(path.clone());
+        shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         let found = file_of(&shared.directory, &path).and_then(|file| fs::read(file).ok());
         let (status, body) = match found {
             Some(body) => ("200 OK", body),
@@ -129,11 +116,7 @@ fn serve(stream: &TcpStream, shared: &Shared) {
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
         let body: &[u8] = if method == "HEAD" { &[] } else { &body };
         let mut writer = stream;
-        if writer
-            .write_all(head.as_bytes())
-            .and_then(|()| writer.write_all(body))
-            .is_err()
-        {
+        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
             return;
         }
     }
@@ -149,9 +132,7 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<(String, String)> 
 
 fn read_line(reader: &mut BufReader<&TcpStream>) -> Option<String> {
     let mut line = String::new();
-    let read = std::io::Read::take(&mut *reader, MAX_LINE)
-        .read_line(&mut line)
-        .ok()?;
+    let read = std::io::Read::take(&mut *reader, MAX_LINE).read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim_end().to_owned())
 }
 

@@ -44,13 +44,7 @@ impl NixDaemon {
         let configuration = options.configuration(&installation, base);
         fs::write(base.join("etc/nix.conf"), configuration).expect("nix.conf is written");
         let child = spawn(&installation, base, &root);
-        let daemon = NixDaemon {
-            installation,
-            child,
-            journal,
-            root,
-            directory,
-        };
+        let daemon = NixDaemon { installation, child, journal, root, directory };
         daemon.shake_hands();
         daemon
     }
@@ -119,10 +113,8 @@ impl NixDaemon {
 
     /// What the daemon itself printed so far.
     pub fn log(&self) -> String {
-        fs::read(self.directory.path().join("log")).map_or_else(
-            |_| String::new(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
+        fs::read(self.directory.path().join("log"))
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Processes that build for this daemon right now.
@@ -184,14 +176,7 @@ impl NixDaemon {
 
     /// Builds a Nix expression without flakes and gives its output paths.
     pub fn build_expression(&self, expression: &str) -> Vec<String> {
-        let arguments = [
-            "build",
-            "--impure",
-            "--no-link",
-            "--print-out-paths",
-            "--expr",
-            expression,
-        ];
+        let arguments = ["build", "--impure", "--no-link", "--print-out-paths", "--expr", expression];
         self.nix_stdout(arguments).lines().map(str::to_owned).collect()
     }
 
@@ -207,13 +192,9 @@ impl NixDaemon {
             Ok(stream) => stream,
             Err(error) => failed(error.to_string()),
         };
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("a read timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a read timeout");
         let mut reply = [0_u8; 8];
-        let done = stream
-            .write_all(&CLIENT_MAGIC.to_le_bytes())
-            .and_then(|()| stream.read_exact(&mut reply));
+        let done = stream.write_all(&CLIENT_MAGIC.to_le_bytes()).and_then(|()| stream.read_exact(&mut reply));
         match done {
             Ok(()) if u64::from_le_bytes(reply) == DAEMON_MAGIC => {}
             Ok(()) => failed(format!("it sent {reply:?}")),
@@ -240,20 +221,9 @@ impl Drop for NixDaemon {
 
 /// Runs a command and gives its stdout without the last line end; panics with its stderr when it fails.
 fn stdout_of(command: &mut Command) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().expect("the command starts");
-    assert!(
-        status.success(),
-        "{command:?} failed with {status}:\n{}",
-        String::from_utf8_lossy(&stderr)
-    );
-    String::from_utf8(stdout)
-        .expect("UTF-8 on stdout")
-        .trim_end()
-        .to_owned()
+    let Output { status, stdout, stderr } = command.output().expect("the command starts");
+    assert!(status.success(), "{command:?} failed with {status}:\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).expect("UTF-8 on stdout").trim_end().to_owned()
 }
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;

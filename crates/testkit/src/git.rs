@@ -71,9 +71,6 @@ impl GitRepo {
             .expect("git runs");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "git {arguments:?} failed: {error}");
-        String::from_utf8(output.stdout)
-            .expect("git prints UTF-8")
-            .trim()
-            .to_owned()
+        String::from_utf8(output.stdout).expect("git prints UTF-8").trim().to_owned()
     }
 }

@@ -3,14 +3,15 @@
 //! A builder that writes its name there tells a test, without any polling, that it runs now, and leaves
 //! independent evidence of how often it ran.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::lines::Lines;
 
 /// The last line of every journal, written by its owner to end the reading thread.
 const END: &str = "\u{4}end of journal";
@@ -19,14 +20,8 @@ const END: &str = "\u{4}end of journal";
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    lines: Arc<Lines>,
+    lines: Lines,
     reader: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Lines {
-    seen: Mutex<Vec<String>>,
-    grown: Condvar,
 }
 
 impl Journal {
@@ -34,50 +29,25 @@ impl Journal {
         let made = Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
         assert!(made.success(), "mkfifo {} failed", path.display());
         // Build users of a multi-user daemon write here too.
-        std::fs::set_permissions(path, Permissions::from_mode(0o666)).expect("the journal's mode");
+        fs::set_permissions(path, Permissions::from_mode(0o666)).expect("the journal's mode");
         // Open for both: no writer ever waits for a reader, no reader ever sees an end.
-        let pipe = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .expect("the journal opens");
-        let lines = Arc::new(Lines::default());
+        let pipe = OpenOptions::new().read(true).write(true).open(path).expect("the journal opens");
+        let lines = Lines::new();
         let reader = thread::spawn({
-            let lines = Arc::clone(&lines);
-            move || read_lines(pipe, &lines)
+            let lines = lines.clone();
+            move || lines.read_from(pipe, |line| line != END)
         });
-        Journal {
-            path: path.to_owned(),
-            lines,
-            reader: Some(reader),
-        }
+        Journal { path: path.to_owned(), lines, reader: Some(reader) }
     }
 
     /// Everything written so far.
     pub fn lines(&self) -> Vec<String> {
-        self.seen().clone()
+        self.lines.all()
     }
 
     /// The first line that `wanted` accepts, waiting for it until `patience` runs out.
     pub fn wait_for(&self, patience: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let deadline = Instant::now() + patience;
-        let mut seen = self.seen();
-        loop {
-            if let Some(line) = seen.iter().find(|line| wanted(line)) {
-                return Some(line.clone());
-            }
-            let left = deadline.checked_duration_since(Instant::now())?;
-            seen = self
-                .lines
-                .grown
-                .wait_timeout(seen, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Vec<String>> {
-        self.lines.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.wait_for(patience, wanted)
     }
 }
 
@@ -88,23 +58,6 @@ impl Drop for Journal {
             && writeln!(pipe, "{END}").is_ok()
         {
             let _ = reader.join();
-        }
-    }
-}
-
-fn read_lines(pipe: File, lines: &Lines) {
-    for line in BufReader::new(pipe).lines() {
-        match line {
-            Ok(line) if line == END => return,
-            Ok(line) => {
-                lines
-                    .seen
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(line);
-                lines.grown.notify_all();
-            }
-            Err(_) => return,
         }
     }
 }

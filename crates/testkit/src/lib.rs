@@ -9,6 +9,7 @@ mod daemon;
 mod git;
 mod installation;
 mod journal;
+mod lines;
 mod options;
 mod process;
 
@@ -17,6 +18,7 @@ pub use daemon::NixDaemon;
 pub use git::GitRepo;
 pub use installation::{NixInstallation, short_temp_dir};
 pub use journal::Journal;
+pub use lines::Lines;
 pub use options::{DaemonOptions, Trust};
 pub use process::{is_running, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
 

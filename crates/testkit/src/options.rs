@@ -53,11 +53,7 @@ impl Default for DaemonOptions {
             max_jobs: 4,
             cores: 1,
             experimental_features: vec!["nix-command".to_owned(), "flakes".to_owned()],
-            system_features: vec![
-                "kvm".to_owned(),
-                "big-parallel".to_owned(),
-                "nixos-test".to_owned(),
-            ],
+            system_features: vec!["kvm".to_owned(), "big-parallel".to_owned(), "nixos-test".to_owned()],
             root: None,
             settings: Vec::new(),
         }
@@ -83,21 +79,15 @@ impl DaemonOptions {
             write!(sandbox_paths, " /bin/sh={}", shell.display()).expect("writing to a string");
         }
         // A shell that Nix brings along is one of the default sandbox paths, which stay.
-        let keep_default = if installation.sandbox_shell().is_some() {
-            "sandbox-paths"
-        } else {
-            "extra-sandbox-paths"
-        };
+        let keep_default =
+            if installation.sandbox_shell().is_some() { "sandbox-paths" } else { "extra-sandbox-paths" };
         set(keep_default, &sandbox_paths);
         set("experimental-features", &self.experimental_features.join(" "));
         set("extra-platforms", &self.extra_platforms.join(" "));
         set("system-features", &self.system_features.join(" "));
         set("substituters", &self.substituters.join(" "));
         set("trusted-public-keys", &self.trusted_public_keys.join(" "));
-        set(
-            "require-sigs",
-            if self.require_signatures { "true" } else { "false" },
-        );
+        set("require-sigs", if self.require_signatures { "true" } else { "false" });
         set("max-jobs", &self.max_jobs.to_string());
         set("cores", &self.cores.to_string());
         set("flake-registry", "");

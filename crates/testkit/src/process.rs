@@ -58,11 +58,8 @@ pub fn peak_memory_kib(pid: u32) -> Option<u64> {
 pub(crate) fn family_of(directory: &Path) -> BTreeSet<u32> {
     let needle = directory.as_os_str().as_encoded_bytes();
     let parents = parents();
-    let mut family: BTreeSet<u32> = parents
-        .keys()
-        .copied()
-        .filter(|&pid| mentions(pid, "environ", needle))
-        .collect();
+    let mut family: BTreeSet<u32> =
+        parents.keys().copied().filter(|&pid| mentions(pid, "environ", needle)).collect();
     family.remove(&std::process::id());
     loop {
         let before = family.len();
@@ -94,11 +91,8 @@ fn parents() -> BTreeMap<u32, u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return BTreeMap::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Some((pid, stat_fields(pid)?.get(1)?.parse().ok()?)))
-        .collect()
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, stat_fields(pid)?.get(1)?.parse().ok()?))).collect()
 }
 
 /// The fields of /proc/PID/stat after the program's name: state, parent, and so on.

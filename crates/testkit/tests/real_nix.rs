@@ -16,48 +16,28 @@ fn expression(name: &str, script: &str) -> String {
 fn a_builder_runs_in_a_sandbox_and_writes_to_the_journal() {
     let daemon = NixDaemon::start_default();
     let paths = daemon.build_expression(&expression("told", "echo told > /journal; echo made > $out"));
-    let [path] = paths.as_slice() else {
-        panic!("one output, not {paths:?}")
-    };
+    let [path] = paths.as_slice() else { panic!("one output, not {paths:?}") };
     let written = std::fs::read_to_string(daemon.physical(path)).expect("the output is in the private store");
     assert_eq!(written, "made\n");
-    assert_eq!(
-        daemon
-            .journal()
-            .wait_for(PATIENCE, |line| line == "told")
-            .as_deref(),
-        Some("told")
-    );
+    assert_eq!(daemon.journal().wait_for(PATIENCE, |line| line == "told").as_deref(), Some("told"));
 }
 
 #[test]
 fn a_dropped_daemon_leaves_no_process_and_no_directory() {
     let daemon = NixDaemon::start_default();
-    let build = expression(
-        "endless",
-        "echo started > /journal; while true; do read -t 1000 x <&2; done",
-    );
+    let build = expression("endless", "echo started > /journal; while true; do read -t 1000 x <&2; done");
     let mut client = daemon
         .nix(["build", "--impure", "--no-link", "--expr", &build])
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("nix starts");
-    assert!(
-        daemon
-            .journal()
-            .wait_for(PATIENCE, |line| line == "started")
-            .is_some(),
-        "the builder runs"
-    );
+    assert!(daemon.journal().wait_for(PATIENCE, |line| line == "started").is_some(), "the builder runs");
     let builders = daemon.builders();
     let root = daemon.root().to_owned();
     assert!(!builders.is_empty(), "a running builder is found");
     drop(daemon);
     client.wait().expect("the client ends with its daemon");
-    assert!(
-        builders.into_iter().all(|pid| !is_running(pid)),
-        "no builder outlives the daemon"
-    );
+    assert!(builders.into_iter().all(|pid| !is_running(pid)), "no builder outlives the daemon");
     assert!(!root.exists(), "the store is removed");
 }
 
@@ -65,14 +45,9 @@ fn a_dropped_daemon_leaves_no_process_and_no_directory() {
 fn an_untrusting_daemon_refuses_what_only_trusted_clients_may_do() {
     let script = expression("plain", "echo made > $out");
     let trusted = |trust| {
-        let daemon = NixDaemon::start(&DaemonOptions {
-            trust,
-            ..DaemonOptions::default()
-        });
+        let daemon = NixDaemon::start(&DaemonOptions { trust, ..DaemonOptions::default() });
         daemon.build_expression(&script);
-        daemon
-            .nix_stdout(["store", "info", "--json"])
-            .contains(r#""trusted":true"#)
+        daemon.nix_stdout(["store", "info", "--json"]).contains(r#""trusted":true"#)
     };
     assert!(trusted(Trust::Trusted));
     assert!(!trusted(Trust::Untrusted));
@@ -85,16 +60,11 @@ fn a_published_path_is_substituted_into_another_store() {
     let publisher = NixDaemon::start_default();
     let paths = publisher.build_expression(&script);
     cache.publish(&publisher, &paths);
-    let daemon = NixDaemon::start(&DaemonOptions {
-        substituters: vec![cache.url()],
-        ..DaemonOptions::default()
-    });
+    let daemon =
+        NixDaemon::start(&DaemonOptions { substituters: vec![cache.url()], ..DaemonOptions::default() });
     assert_eq!(daemon.build_expression(&script), paths);
     assert!(daemon.journal().lines().is_empty(), "nothing was built");
-    assert!(
-        cache.requests().iter().any(|path| path.ends_with(".narinfo")),
-        "the cache was asked"
-    );
+    assert!(cache.requests().iter().any(|path| path.ends_with(".narinfo")), "the cache was asked");
 }
 
 #[test]
