@@ -73,12 +73,14 @@ impl CliError {
         selection: &v1::Selection,
         hosts: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let detail = log_lines(failure.detail.trim_end().as_bytes());
-        let detail = if failure.detail.trim().is_empty() { Vec::new() } else { detail };
+        let mut detail = log_lines(failure.detail.as_bytes());
+        detail.retain(|line| !line.trim().is_empty());
         let known: Vec<&str> =
             hosts.chain(failure.detail.lines().filter(|_| failure.code == "no_hosts")).collect();
         let error = Self::new(match failure.code.as_str() {
-            "no_hosts" if !selection.hosts.is_empty() => format!("no host matches {}", quoted(&selection.hosts)),
+            "no_hosts" if !selection.hosts.is_empty() => {
+                format!("no host matches {}", quoted(&selection.hosts))
+            }
             "no_hosts" => "the flake has no hosts to take".to_owned(),
             _ if failure.cause.is_empty() => "the run failed".to_owned(),
             _ => failure.cause.clone(),

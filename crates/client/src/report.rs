@@ -113,12 +113,14 @@ impl Record {
     }
 
     fn settle(&mut self, settled: v1::TargetSettled) {
-        let (side, status) = (settled.side(), settled.status());
+        let side = settled.side();
+        let status = target_status(settled.status());
         let host = self.hosts.entry(settled.host).or_default();
         let target = TargetReport {
             drv: named(&settled.drv),
-            toplevel: named(&settled.toplevel),
-            status: target_status(status),
+            // Of a failed target the place is known, but nothing is there.
+            toplevel: named(&settled.toplevel).filter(|_| !status.is_failure()),
+            status,
             failure: settled.failure.map(failure),
         };
         match side {

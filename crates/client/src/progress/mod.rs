@@ -17,3 +17,6 @@ pub use escape::{log_lines, visible};
 pub use narrate::{Importance, Narrator, Saying};
 pub use render::Size;
 pub use state::Progress;
+
+#[cfg(test)]
+mod tests;

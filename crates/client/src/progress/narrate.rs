@@ -132,12 +132,16 @@ impl Narrator {
             }
             TargetStatus::EvalFailed | TargetStatus::BuildFailed => {
                 let failure = settled.failure.clone().unwrap_or_default();
-                // The derivation has told its own story; here only who is hit by it.
-                if !failure.drv.is_empty() && !self.told.insert(failure.drv.clone()) {
-                    let text = format!("{host}: {}", visible(&failure.cause));
-                    return vec![important("Failed", Style::Bad, &text)];
+                let of_drv = !failure.drv.is_empty();
+                let story = if of_drv { failure.drv.clone() } else { failure.detail.clone() };
+                if self.told.insert(story) {
+                    return self.failure(&host, &failure, &failure.drv, false);
                 }
-                self.failure(&host, &failure, &failure.drv, false)
+                // The story has been told; here only who is hit by it.
+                let cause = visible(&failure.cause);
+                let needs = format!("it needs {}", visible(drv_name(&failure.drv)));
+                let text = format!("{host}: {}", if of_drv { needs } else { cause });
+                vec![important("Failed", Style::Bad, &text)]
             }
             _ => Vec::new(),
         }
@@ -157,8 +161,8 @@ impl Narrator {
 /// A failure with the end of its trace or log.
 pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract_lines: usize) -> Vec<Line> {
     let mut lines = vec![verb("Failed", Style::Bad, &format!("{who}: {}", visible(&failure.cause)))];
-    let detail = log_lines(failure.detail.trim_end().as_bytes());
-    let detail = if failure.detail.trim().is_empty() { Vec::new() } else { detail };
+    let mut detail = log_lines(failure.detail.as_bytes());
+    detail.retain(|line| !line.trim().is_empty());
     let extract = &detail[detail.len().saturating_sub(extract_lines)..];
     lines.extend(
         extract.iter().map(|line| Line::new().and(Style::Dim, "             │ ").and(Style::Plain, line)),
@@ -193,6 +197,13 @@ fn finish_line(finished: &v1::RunFinished) -> Saying {
     }
     let style = if counts.failed > 0 { Style::Bad } else { Style::Good };
     important("Done", style, &text)
+}
+
+/// `/nix/store/<hash>-linux-6.18.drv` is `linux-6.18`.
+fn drv_name(drv: &str) -> &str {
+    let base = drv.rsplit('/').next().unwrap_or(drv);
+    let base = base.strip_suffix(".drv").unwrap_or(base);
+    base.split_once('-').map_or(base, |(_, name)| name)
 }
 
 fn side_name(side: v1::Side) -> &'static str {

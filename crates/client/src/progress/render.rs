@@ -69,23 +69,22 @@ pub(super) fn summary(progress: &Progress, now_ms: u64) -> Line {
 
 /// One cell a host, in the order of their names; each cell a symbol and a colour.
 fn strip(progress: &Progress, columns: usize, rows: usize) -> Vec<Line> {
-    const LABEL: &str = "  ";
-    let per_row = columns.saturating_sub(LABEL.len()).max(1);
+    const INDENT: &str = "  ";
+    let per_row = columns.saturating_sub(INDENT.len()).max(1);
     let cells: Vec<_> = progress.hosts().values().map(|host| cell(host.overall())).collect();
-    let mut lines: Vec<Line> = cells
-        .chunks(per_row)
-        .take(rows)
-        .map(|row| {
-            row.iter()
-                .fold(Line::new().and(Style::Plain, LABEL), |line, (style, symbol)| line.and(*style, *symbol))
-        })
-        .collect();
-    let hidden = cells.len().saturating_sub(per_row * rows);
-    if hidden > 0
-        && let Some(last) = lines.pop()
-    {
-        let more = format!(" and {}", plural(hidden, "more host"));
-        lines.push(last.clipped(columns.saturating_sub(width(&more))).and(Style::Dim, more));
+    let note = |hidden| format!(" and {}", plural(hidden, "more host"));
+    let all_fit = cells.len() <= per_row * rows;
+    // The note takes the room of some cells, and of the most digits it can have.
+    let shown =
+        if all_fit { cells.len() } else { (per_row * rows).saturating_sub(width(&note(cells.len()))) };
+    let row = |cells: &[(Style, &'static str)]| {
+        cells
+            .iter()
+            .fold(Line::new().and(Style::Plain, INDENT), |line, (style, cell)| line.and(*style, *cell))
+    };
+    let mut lines: Vec<Line> = cells[..shown].chunks(per_row).map(row).collect();
+    if !all_fit && let Some(last) = lines.pop() {
+        lines.push(last.and(Style::Dim, note(cells.len() - shown)));
     }
     lines
 }
