@@ -124,7 +124,7 @@ impl NixDaemon {
 
     /// The daemon's processes, one a connection, itself and builders included.
     pub fn processes(&self) -> BTreeSet<u32> {
-        process::family_of(self.directory.path())
+        process::tree_of(self.pid())
     }
 
     /// A `nix` command for this daemon's store: empty environment, a home of its own.

@@ -54,25 +54,28 @@ pub fn peak_memory_kib(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
-/// Processes started with `directory` in their environment, and all their descendants.
+/// Processes started with `directory` in their environment, clients too, and all their descendants.
 pub(crate) fn family_of(directory: &Path) -> BTreeSet<u32> {
     let needle = directory.as_os_str().as_encoded_bytes();
     let parents = parents();
-    let mut family: BTreeSet<u32> =
-        parents.keys().copied().filter(|&pid| mentions(pid, "environ", needle)).collect();
-    family.remove(&std::process::id());
+    let roots = parents.keys().copied().filter(|&pid| pid != std::process::id());
+    let roots = roots.filter(|&pid| mentions(pid, "environ", needle)).collect();
+    with_descendants(roots, &parents)
+}
+
+/// A process and all its descendants.
+pub(crate) fn tree_of(root: u32) -> BTreeSet<u32> {
+    with_descendants(BTreeSet::from([root]), &parents())
+}
+
+fn with_descendants(mut family: BTreeSet<u32>, parents: &BTreeMap<u32, u32>) -> BTreeSet<u32> {
     loop {
-        let before = family.len();
-        family.extend(
-            parents
-                .iter()
-                .filter(|(_, parent)| family.contains(parent))
-                .map(|(&pid, _)| pid)
-                .collect::<Vec<_>>(),
-        );
-        if family.len() == before {
+        let children = parents.iter().filter(|(_, parent)| family.contains(parent)).map(|(&pid, _)| pid);
+        let children: Vec<_> = children.filter(|pid| !family.contains(pid)).collect();
+        if children.is_empty() {
             return family;
         }
+        family.extend(children);
     }
 }
 
