@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use crate::change::{ChangeKind, What};
 use crate::closure_diff::{ClosureDiff, ConfigurationChange, Fate};
-use crate::fleet_diff::FleetChange;
+use crate::fleet_diff::{ByHosts, FleetChange};
 use crate::identify::ConfigurationKind;
 use crate::report::escape;
 use crate::report::markdown::Page;
 use crate::report::model::{HostReport, TargetStatus};
-use crate::report::quantity::{byte_change, count, counted};
+use crate::report::quantity::{byte_change, bytes, count, counted};
 use crate::version::{Reason, Relation};
 
-/// Pieces of configuration named for one host; the rest is counted.
+/// Pieces of configuration named for one set of hosts; the rest is counted.
 const NAMED_CONFIGURATION: usize = 40;
 
 const LEGEND: &str = "U upgraded, D downgraded, C changed without an order, V other interpreter or kernel, A added, \
@@ -46,33 +46,54 @@ pub(super) fn warnings(page: &Page<'_>) -> Option<String> {
     (!lines.is_empty()).then(|| format!("## Warnings\n\n{}", lines.concat()))
 }
 
-/// Changes that more than one host has, or all of them when there is one host.
+/// Changes that more than one host has, or all of them when only one host was compared.
 pub(super) fn shared(page: &Page<'_>) -> Option<String> {
-    let sets = page.fleet.by_hosts(|change| shows(change) && is_shared(page, change));
     let mut text = String::new();
-    for (hosts, changes) in &sets {
-        let _ = writeln!(text, "### On {}\n\n{}", page.of_compared(hosts), table(changes));
+    for (hosts, changes) in page.fleet.changes_by_hosts(shows) {
+        if is_shared(page, hosts) {
+            let _ = writeln!(text, "### On {}\n\n{}", page.of_compared(hosts), table(&changes));
+        }
     }
-    (!text.is_empty()).then(|| format!("## Changes\n\n{text}{LEGEND}\n"))
+    if !text.is_empty() {
+        let _ = writeln!(text, "{LEGEND}");
+    }
+    let mut trees = String::new();
+    for (hosts, changes) in page.fleet.configuration_by_hosts(tells) {
+        if is_shared(page, hosts) {
+            let _ = write!(trees, "On {}:\n\n{}", page.of_compared(hosts), configuration(&changes));
+        }
+    }
+    if !trees.is_empty() {
+        let _ = writeln!(text, "\n<details><summary>Configuration</summary>\n\n{trees}</details>");
+    }
+    (!text.is_empty()).then(|| format!("## Changes\n\n{}", text.trim_start()))
 }
 
-/// Every host's own changes, collapsed.
+/// What is left for single hosts, and the size of every closure; all collapsed.
 pub(super) fn per_host(page: &Page<'_>) -> Option<String> {
-    let own = page.fleet.by_hosts(|change| shows(change) && !is_shared(page, change));
+    let changes = page.fleet.changes_by_hosts(shows);
+    let trees = page.fleet.configuration_by_hosts(tells);
     let mut text = String::new();
+    let mut sizes = String::from("| host | paths | size | change |\n|---|---:|---:|---:|\n");
     for &place in &page.compared {
-        let Some(diff) = &page.hosts[place].diff else {
+        let Some(diff) = &page.hosts[place].diff else { continue };
+        let _ = writeln!(sizes, "| {} | {} |", escape::code(page.names.name(place)), size(diff));
+        let own_changes = own(&changes, place).filter(|_| !is_shared(page, &[place]));
+        let own_trees = own(&trees, place).filter(|_| !is_shared(page, &[place]));
+        if own_changes.is_none() && own_trees.is_none() {
             continue;
-        };
-        let changes = own.iter().find(|(hosts, _)| *hosts == [place]).map_or(&[][..], |(_, changes)| changes);
-        let own = match changes.len() {
-            _ if page.compared.len() == 1 => String::new(),
-            0 => "nothing of its own, ".to_owned(),
-            number => format!("{} of its own, ", counted(number, "change")),
-        };
-        text += &host(page.names.name(place), &own, diff, changes);
+        }
+        let name = escape::html_code(page.names.name(place));
+        let number = own_changes.map_or(0, <[_]>::len) + own_trees.map_or(0, <[_]>::len);
+        let number = counted(number, "change");
+        let _ = writeln!(text, "<details><summary>{name}: {number} of its own</summary>\n");
+        if let Some(changes) = own_changes {
+            let _ = writeln!(text, "{}", table(changes));
+        }
+        let _ = writeln!(text, "{}</details>", own_trees.map_or(String::new(), configuration));
     }
-    (!text.is_empty()).then(|| format!("## Hosts\n\n{text}"))
+    let sizes = format!("<details><summary>Closure sizes</summary>\n\n{sizes}\n</details>\n");
+    (!page.compared.is_empty()).then(|| format!("## Hosts\n\n{text}{sizes}"))
 }
 
 /// How much was made anew without another version.
@@ -113,8 +134,24 @@ fn shows(change: &FleetChange<'_>) -> bool {
     change.what.kind != ChangeKind::Rebuilt
 }
 
-fn is_shared(page: &Page<'_>, change: &FleetChange<'_>) -> bool {
-    change.hosts.len() > 1 || page.compared.len() == 1
+/// The trees around everything else change whenever anything does.
+fn tells(change: &ConfigurationChange) -> bool {
+    (change.kind, change.fate) != (ConfigurationKind::System, Fate::Changed)
+}
+
+fn is_shared(page: &Page<'_>, hosts: &[usize]) -> bool {
+    hosts.len() > 1 || page.compared.len() == 1
+}
+
+fn own<'s, T>(sets: &'s ByHosts<'_, T>, host: usize) -> Option<&'s [T]> {
+    sets.iter().find(|(hosts, _)| *hosts == [host]).map(|(_, items)| &items[..])
+}
+
+/// Three cells: paths, bytes, change of bytes.
+fn size(diff: &ClosureDiff) -> String {
+    let (before, after) = (count(diff.before.paths as u64), count(diff.after.paths as u64));
+    let sizes = format!("{} → {}", bytes(diff.before.nar_size), bytes(diff.after.nar_size));
+    format!("{before} → {after} | {sizes} | {}", byte_change(diff.size_delta()))
 }
 
 fn has_downgrade(what: &What) -> bool {
@@ -126,31 +163,10 @@ fn warning(page: &Page<'_>, word: &str, change: &FleetChange<'_>) -> String {
     format!("- {word}: {name} {} on {}\n", details(change.what), page.of_compared(&change.hosts))
 }
 
-fn host(name: &str, own: &str, diff: &ClosureDiff, changes: &[&FleetChange<'_>]) -> String {
-    let mut text = format!(
-        "<details><summary>{}: {own}{} → {} paths, {}</summary>\n\n",
-        escape::html_code(name),
-        count(diff.before.paths as u64),
-        count(diff.after.paths as u64),
-        byte_change(diff.size_delta()),
-    );
-    if !changes.is_empty() {
-        let _ = writeln!(text, "{}", table(changes));
-    }
-    text += &configuration(diff);
-    text + "</details>\n"
-}
-
-fn configuration(diff: &ClosureDiff) -> String {
+fn configuration(changes: &[&ConfigurationChange]) -> String {
     let mut text = String::new();
     for (fate, word) in [(Fate::Changed, "changed"), (Fate::Added, "added"), (Fate::Removed, "removed")] {
-        let of_fate = || {
-            // The trees around everything else change whenever anything does.
-            let tells = |change: &&ConfigurationChange| {
-                change.fate == fate && (change.kind, fate) != (ConfigurationKind::System, Fate::Changed)
-            };
-            diff.configuration.iter().filter(tells)
-        };
+        let of_fate = || changes.iter().filter(|change| change.fate == fate);
         let shown: Vec<String> =
             of_fate().take(NAMED_CONFIGURATION).map(|change| escape::code(&change.name)).collect();
         let rest = of_fate().count() - shown.len();

@@ -30,38 +30,45 @@ fn a_fleet_reads_from_verdict_to_details() {
 
     U upgraded, D downgraded, C changed without an order, V other interpreter or kernel, A added, R removed, O other outputs, N other number of copies; **bold** is chosen by a configuration, not a dependency.
 
+    <details><summary>Configuration</summary>
+
+    On all 4 changed hosts:
+
+    Configuration changed: `etc-hosts`
+
+    </details>
+
     ## Hosts
 
-    <details><summary><code>mon1</code>: 1 change of its own, 9 → 9 paths, ±0</summary>
+    <details><summary><code>mon1</code>: 1 change of its own</summary>
 
     | | package | versions | size |
     |---|---|---|---:|
     | D | **`grafana`** | `10.4.0` → `10.3.4` | ±0 |
 
-    Configuration changed: `etc-hosts`
-
     </details>
-    <details><summary><code>web1</code>: nothing of its own, 8 → 8 paths, ±0</summary>
-
-    Configuration changed: `etc-hosts`
-
-    </details>
-    <details><summary><code>web2</code>: 1 change of its own, 9 → 10 paths, +1000 B</summary>
+    <details><summary><code>web2</code>: 1 change of its own</summary>
 
     | | package | versions | size |
     |---|---|---|---:|
     | A | **`jq`** | `1.7.1` | +1000 B |
 
-    Configuration changed: `etc-hosts`
-
     </details>
-    <details><summary><code>web3</code>: 1 change of its own, 9 → 8 paths, −1000 B</summary>
+    <details><summary><code>web3</code>: 1 change of its own</summary>
 
     | | package | versions | size |
     |---|---|---|---:|
     | R | **`cowsay`** | `3.8` | −1000 B |
 
-    Configuration changed: `etc-hosts`
+    </details>
+    <details><summary>Closure sizes</summary>
+
+    | host | paths | size | change |
+    |---|---:|---:|---:|
+    | `mon1` | 9 → 9 | 8.8 KiB → 8.8 KiB | ±0 |
+    | `web1` | 8 → 8 | 7.8 KiB → 7.8 KiB | ±0 |
+    | `web2` | 9 → 10 | 8.8 KiB → 9.8 KiB | +1000 B |
+    | `web3` | 9 → 8 | 8.8 KiB → 7.8 KiB | −1000 B |
 
     </details>
 
@@ -216,15 +223,17 @@ proptest! {
         table.add(fact("nixos-system-t-1 h1", &[&old]));
         table.add(fact("nixos-system-t-1 h2", &[&new]));
         let diff = compare(&table, "nixos-system-t-1 h1", "nixos-system-t-1 h2");
+        let nothing = compare(&table, "nixos-system-t-1 h1", "nixos-system-t-1 h1");
         let mut report = report(vec![
             host(&name, target("s h1"), target("s h2"), Some(diff)),
+            host(&cause, target("s h1"), target("s h2"), Some(nothing)),
             host("x", target("s h3"), failed(TargetStatus::BuildFailed, &cause, &detail, None), None),
         ]);
         report.after = SideLabel { rev: Some(rev), dirty: true };
         let text = markdown(&report);
         prop_assert!(text.chars().all(|char| char == '\n' || char == '\t' || !char.is_control()));
         let mut fence: Option<String> = None;
-        let mut details = 0;
+        let (mut details, mut tables) = (0, 0);
         for line in text.lines() {
             let ticks: String = line.chars().take_while(|&char| char == '`').collect();
             match &fence {
@@ -237,10 +246,12 @@ proptest! {
             }
             if line.starts_with('|') && fence.is_none() {
                 prop_assert_eq!(line.matches('|').count(), 5, "{}", line);
+                tables += 1;
             }
             details += line.matches("<details>").count();
             details -= line.matches("</details>").count();
         }
         prop_assert_eq!((fence, details), (None, 0));
+        prop_assert!(tables >= 4);
     }
 }
