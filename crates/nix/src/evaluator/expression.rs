@@ -11,6 +11,17 @@ pub(super) fn announcement(nonce: &str, word: &str, number: u64, value: &str) ->
     format!("builtins.trace \"{nonce} {word} {number} ${{builtins.toJSON ({value})}}\" null")
 }
 
+/// A line that does nothing by itself, and makes a syntax error of any expression it is appended to.
+///
+/// Before 2.30 or so the read loop takes an unexpected end of *any* file for an unfinished line of its own, and
+/// would wait for the rest of it forever.
+pub(super) const SEPARATOR: &str = ":p null";
+
+/// Whether an error is what [`SEPARATOR`] makes of a line that Nix thought unfinished.
+pub(super) fn is_misread(error: &str) -> bool {
+    error.contains("unexpected ':'") && error.contains("«string»:2:1")
+}
+
 /// The flake, locked.
 pub(super) fn flake(reference: &str) -> String {
     format!("builtins.getFlake {}", text(reference))

@@ -22,7 +22,11 @@ pub struct ProcessEvaluator {
 impl ProcessEvaluator {
     /// Starts nothing yet.
     pub fn new(config: &EvaluatorConfig, source: &FlakeSource) -> Self {
-        ProcessEvaluator { config: config.clone(), reference: source.reference(&config.store_dir) }
+        ProcessEvaluator::of(config, source.reference(&config.store_dir))
+    }
+
+    pub(super) fn of(config: &EvaluatorConfig, reference: String) -> Self {
+        ProcessEvaluator { config: config.clone(), reference }
     }
 
     /// One process that evaluates one question and ends.

@@ -9,11 +9,17 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use super::cause::short_cause;
-use super::expression::{self, announcement};
+use super::expression::{self, SEPARATOR, announcement, is_misread};
 use super::process::{Heard, Process, arguments, fresh_nonce};
 use super::said::ToplevelSaid;
 use super::transcript::Transcript;
-use super::{ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, Toplevel};
+use super::{
+    ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, ProcessEvaluator,
+    Toplevel,
+};
+
+/// How long a read loop may take to start on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// An evaluator of one flake in one process, which is started again when it was lost.
 #[derive(Debug)]
@@ -30,6 +36,13 @@ struct Answer {
     transcript: Transcript,
 }
 
+impl Answer {
+    /// Whether the question was taken for an unfinished line, and its error lost.
+    fn is_misread(&self) -> bool {
+        self.value.is_none() && self.transcript.error().is_some_and(is_misread)
+    }
+}
+
 impl ReplEvaluator {
     /// Starts the process and sees that it answers; evaluates nothing of the flake yet.
     pub async fn start(config: &EvaluatorConfig, source: &FlakeSource) -> Result<Self, EvalError> {
@@ -41,12 +54,16 @@ impl ReplEvaluator {
         };
         let process = evaluator.launch().await?;
         evaluator.process = Some(process);
-        match evaluator.ask("true").await {
+        let limit = config.host_wall_limit.min(START_LIMIT);
+        match evaluator.ask_within("true", limit).await {
             Ok(Answer { value: Some(value), .. }) if value == "true" => Ok(evaluator),
             Ok(Answer { transcript, .. }) => {
                 Err(EvalError::Unsuitable { cause: short_cause(&transcript.finish()) })
             }
             Err(EvalError::Died { cause, .. }) => Err(EvalError::Unsuitable { cause }),
+            Err(EvalError::TimedOut { .. }) => {
+                Err(EvalError::Unsuitable { cause: "it does not answer".to_owned() })
+            }
             Err(error) => Err(error),
         }
     }
@@ -61,6 +78,11 @@ impl ReplEvaluator {
         self.config.host_wall_limit = limit;
     }
 
+    /// Tells the error that the read loop swallowed.
+    fn one_shot(&self) -> ProcessEvaluator {
+        ProcessEvaluator::of(&self.config, self.reference.clone())
+    }
+
     async fn launch(&self) -> Result<Process, EvalError> {
         let mut process =
             Process::start(&self.config, fresh_nonce()?, &arguments(&self.config, "repl", &[])).await?;
@@ -68,19 +90,22 @@ impl ReplEvaluator {
         Ok(process)
     }
 
-    /// Asks one question within the limit. A process that does not come to its end is not used again.
     async fn ask(&mut self, question: &str) -> Result<Answer, EvalError> {
+        self.ask_within(question, self.config.host_wall_limit).await
+    }
+
+    /// Asks one question. A process that does not come to its end is not used again.
+    async fn ask_within(&mut self, question: &str, limit: Duration) -> Result<Answer, EvalError> {
         let mut process = match self.process.take() {
             Some(process) => process,
             None => self.launch().await?,
         };
         self.questions += 1;
         let number = self.questions;
-        let lines = [("value", question), ("end", "null")]
-            .map(|(word, value)| announcement(process.nonce(), word, number, value) + "\n")
-            .concat();
+        let [question, end] = [("value", question), ("end", "null")]
+            .map(|(word, value)| announcement(process.nonce(), word, number, value));
+        let lines = format!("{question}\n{SEPARATOR}\n{end}\n");
         let mut heard = Heard::default();
-        let limit = self.config.host_wall_limit;
         let conversation = async {
             process.say(&lines).await;
             process.hear(number, &mut heard).await;
@@ -105,6 +130,9 @@ impl Evaluator for ReplEvaluator {
         let mut hosts = Vec::new();
         for &kind in kinds {
             let answer = self.ask(&expression::names(kind)).await?;
+            if answer.is_misread() {
+                return self.one_shot().discover(kinds).await;
+            }
             hosts.extend(read_names(kind, answer.value, answer.transcript)?);
         }
         Ok(hosts)
@@ -112,6 +140,9 @@ impl Evaluator for ReplEvaluator {
 
     async fn evaluate(&mut self, host: &HostAttr) -> Result<Toplevel, EvalError> {
         let answer = self.ask(&expression::toplevel(host)).await?;
+        if answer.is_misread() {
+            return self.one_shot().evaluate(host).await;
+        }
         read_toplevel(&self.config, answer.value, answer.transcript)
     }
 }
