@@ -145,6 +145,9 @@ async fn read_optional_word<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Opti
     }
 }
 
+/// Most outputs of a derivation.
+const OUTPUTS: u64 = 64 * 1024;
+
 /// The part of a realisation that is of use. Its other parts differ from version to version.
 #[derive(Deserialize)]
 struct Realisation {
@@ -158,7 +161,7 @@ async fn read_outputs<R: AsyncRead + Unpin>(
     dialect: &Dialect,
 ) -> Result<BTreeMap<OutputName, StorePath>, ReadError> {
     let mut outputs = BTreeMap::new();
-    for _ in 0..codec::read_count(reader, "a map of built outputs").await? {
+    for _ in 0..codec::read_count_within(reader, "a map of built outputs", OUTPUTS).await? {
         let key = codec::read_text(reader, "the key of a built output", SHORT_TEXT).await?;
         if dialect.has(FEATURE_TYPED_REALISATIONS) {
             let path = values::read_path(reader, store).await?;

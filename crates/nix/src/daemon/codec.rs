@@ -11,9 +11,9 @@ use super::error::{Malformed, ReadError};
 
 /// Longest store path, name or short text.
 pub const SHORT_TEXT: u64 = 8 * 1024;
-/// Longest text of unknown use: a JSON document, a setting, an attribute.
-pub const LONG_TEXT: u64 = 64 * 1024 * 1024;
-/// Most elements of a list.
+/// Longest text that is a document of its own: a realisation may name every output of a closure.
+pub const LONG_TEXT: u64 = 16 * 1024 * 1024;
+/// Most elements of a list; no store has more paths.
 pub const LIST: u64 = 4 * 1024 * 1024;
 /// Frames that we write; frames that we read may be larger.
 pub const FRAME: usize = 64 * 1024;
@@ -67,9 +67,18 @@ pub async fn read_text<R: AsyncRead + Unpin>(
 
 /// The number of elements that follow.
 pub async fn read_count<R: AsyncRead + Unpin>(reader: &mut R, what: &'static str) -> Result<u64, ReadError> {
+    read_count_within(reader, what, LIST).await
+}
+
+/// The number of elements that follow, at most `limit`.
+pub async fn read_count_within<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    what: &'static str,
+    limit: u64,
+) -> Result<u64, ReadError> {
     let length = read_u64(reader).await?;
-    if length > LIST {
-        return Err(Malformed::TooLong { what, length, limit: LIST }.into());
+    if length > limit {
+        return Err(Malformed::TooLong { what, length, limit }.into());
     }
     Ok(length)
 }

@@ -104,10 +104,7 @@ where
 }
 
 async fn read_features<R: AsyncRead + Unpin>(reader: &mut R) -> Result<BTreeSet<String>, ReadError> {
-    let length = codec::read_u64(reader).await?;
-    if length > FEATURES {
-        return Err(Malformed::TooLong { what: "the list of features", length, limit: FEATURES }.into());
-    }
+    let length = codec::read_count_within(reader, "the list of features", FEATURES).await?;
     let mut features = BTreeSet::new();
     for _ in 0..length {
         features.insert(codec::read_text(reader, "a feature", SHORT_TEXT).await?);

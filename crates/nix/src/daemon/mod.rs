@@ -42,3 +42,6 @@ pub use settings::Settings;
 pub use verdict::BuildVerdict;
 pub use version::{Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_SPECIFIC_GC, FEATURE_TYPED_REALISATIONS};
 pub use version::{NEWEST, OLDEST, Protocol, Trust};
+
+#[cfg(test)]
+mod tests;

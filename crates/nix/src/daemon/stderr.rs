@@ -141,10 +141,7 @@ async fn read_error<R: AsyncRead + Unpin>(reader: &mut R) -> Result<RemoteError,
     codec::read_bytes(reader, "the name of an error", SHORT_TEXT).await?;
     let message = read_plain_text(reader).await?;
     refuse_position(reader).await?;
-    let length = codec::read_u64(reader).await?;
-    if length > TRACES {
-        return Err(Malformed::TooLong { what: "the causes of an error", length, limit: TRACES }.into());
-    }
+    let length = codec::read_count_within(reader, "the causes of an error", TRACES).await?;
     let mut traces = Vec::new();
     for _ in 0..length {
         refuse_position(reader).await?;
@@ -167,10 +164,7 @@ async fn read_plain_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<String,
 }
 
 async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Field>, ReadError> {
-    let length = codec::read_u64(reader).await?;
-    if length > FIELDS {
-        return Err(Malformed::TooLong { what: "the fields of a message", length, limit: FIELDS }.into());
-    }
+    let length = codec::read_count_within(reader, "the fields of a message", FIELDS).await?;
     let mut fields = Vec::new();
     for _ in 0..length {
         fields.push(match codec::read_u64(reader).await? {

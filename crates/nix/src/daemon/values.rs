@@ -8,13 +8,18 @@ use std::str::FromStr;
 
 use tokio::io::AsyncRead;
 
-use super::codec::{self, Encoder, LONG_TEXT, SHORT_TEXT};
+use super::codec::{self, Encoder, SHORT_TEXT};
 use super::error::{Malformed, ReadError};
 use crate::content_address::ContentAddress;
 use crate::derived_path::DerivedPath;
 use crate::path_info::PathInfo;
 use crate::signature::Signature;
 use crate::store_path::{StoreDir, StorePath};
+
+/// Longest derived path: a store path and the names of outputs.
+const DERIVED_PATH: u64 = 64 * 1024;
+/// Most signatures of a path.
+const SIGNATURES: u64 = 1024;
 
 impl Encoder {
     /// A store path.
@@ -91,7 +96,7 @@ pub async fn read_derived_path<R>(reader: &mut R, store: &StoreDir) -> Result<De
 where
     R: AsyncRead + Unpin,
 {
-    let text = codec::read_text(reader, "a derived path", LONG_TEXT).await?;
+    let text = codec::read_text(reader, "a derived path", DERIVED_PATH).await?;
     DerivedPath::parse(store, &text).map_err(|error| refused("a derived path", text, &error))
 }
 
@@ -141,7 +146,7 @@ where
 /// Signatures. Old stores hold texts that are none; those prove nothing, and are passed over.
 pub async fn read_signatures<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Signature>, ReadError> {
     let mut signatures = Vec::new();
-    for _ in 0..codec::read_count(reader, "a list of signatures").await? {
+    for _ in 0..codec::read_count_within(reader, "a list of signatures", SIGNATURES).await? {
         let text = codec::read_text(reader, "a signature", SHORT_TEXT).await?;
         signatures.extend(text.parse::<Signature>().ok());
     }
