@@ -45,9 +45,9 @@ impl Fleet {
         let mut wanted = Vec::with_capacity(evaluated.wanted.len());
         let mut seen = BTreeSet::new();
         for drv in &evaluated.wanted {
-            let step = self.graph.find(drv).ok_or_else(|| self.undefined(drv.as_str()))?;
-            if seen.insert(step) {
-                wanted.push(step);
+            let listed = self.graph.find_listed(drv).ok_or_else(|| self.undefined(drv.as_str()))?;
+            if seen.insert(self.graph.resolve(listed)) {
+                wanted.push(listed);
             }
         }
         let top = self.graph.find(&evaluated.drv);
@@ -105,13 +105,10 @@ impl Fleet {
         let Stage::Answered(answer) = target.stage.clone() else { return };
         run.counts.substituted = run.substitutable;
         self.touched.insert(at.run);
-        if goal == Goal::Build {
-            self.rank(&answer.wanted);
-        }
-        for step in &answer.wanted {
+        for listed in &answer.wanted {
             match goal {
-                Goal::Build => self.admit_step(at.run, *step, &answer),
-                Goal::Plan => self.plan_step(at.run, *step, &answer),
+                Goal::Build => self.admit_step(at.run, *listed, &answer),
+                Goal::Plan => self.plan_step(at.run, self.graph.resolve(*listed), &answer),
             }
         }
         if goal == Goal::Plan {
@@ -122,6 +119,7 @@ impl Fleet {
             self.toplevel_done(at, answer.top, TargetStatus::Cached);
             return;
         };
+        self.rank(&answer.wanted);
         self.advance(at, Stage::Building(top));
         self.waiters.entry(top).or_default().push(at);
         if !self.graph.step(top).state.is_open() {
@@ -131,9 +129,10 @@ impl Fleet {
 
     /// Longer chains of dependents go first. Users come after their inputs in `wanted`.
     fn rank(&mut self, wanted: &[StepId]) {
-        for step in wanted.iter().rev() {
-            let below = self.graph.step(*step).rank.saturating_add(1);
-            let inputs: Vec<StepId> = self.graph.inputs(*step).collect();
+        for listed in wanted.iter().rev() {
+            let step = self.graph.resolve(*listed);
+            let below = self.graph.step(step).rank.saturating_add(1);
+            let inputs: Vec<StepId> = self.graph.inputs(step).collect();
             for input in inputs {
                 self.graph.raise(input, below);
             }
@@ -149,14 +148,19 @@ impl Fleet {
         })
     }
 
-    /// A target of the run wants this step.
-    fn admit_step(&mut self, run_id: RunId, id: StepId, answer: &Answer) {
+    /// A target of the run wants the step of this derivation.
+    fn admit_step(&mut self, run_id: RunId, listed: StepId, answer: &Answer) {
+        let id = self.graph.resolve(listed);
         let gone = self.is_gone(id, answer);
         let state = self.graph.step(id).state;
         let Some(run) = self.runs.get_mut(&run_id) else { return };
         let held = run.holds.get(&id).copied();
         if held.is_some() {
             run.counts.deduplicated += 1;
+        }
+        let reopens = state == State::Idle || (state == State::Present && gone);
+        if state.is_open() || reopens {
+            self.graph.ask_for(id, listed);
         }
         let over = held.is_none_or(|hold| matches!(hold, Hold::Built | Hold::Cached));
         if !over || (held.is_some() && state == State::Present && !gone) {
@@ -185,9 +189,7 @@ impl Fleet {
             _ => {
                 run.set_hold(id, Hold::Waiting);
                 self.graph.open(id, run_id);
-                if let Some(root) = self.graph.failed_input(id) {
-                    self.doom(id, root);
-                }
+                self.doom_by_inputs(id);
             }
         }
     }

@@ -6,6 +6,7 @@
 mod class;
 mod define;
 mod state;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,9 +31,10 @@ pub(crate) struct StepId(pub(crate) u32);
 pub(crate) struct Step {
     pub(crate) name: Arc<str>,
     pub(crate) state: State,
-    /// The derivation that is leased: of all with these outputs, the one that needs least.
+    /// What its own derivation says.
+    made: Definition,
+    /// The derivation that is leased, of all with these outputs.
     definition: StepId,
-    inputs: Span,
     outputs: Span,
     /// One entry per edge: steps that have this one among their inputs.
     dependents: Head,
@@ -42,7 +44,6 @@ pub(crate) struct Step {
     pub(crate) interest: Head,
     /// Runs that want it, or remember that it failed. Zero unless open or failed.
     pub(crate) claims: u32,
-    pub(crate) class: ClassId,
     /// Longest chain of dependents that were wanted with it.
     pub(crate) rank: u32,
     /// When it became wanted, against all others: first come, first served.
@@ -51,6 +52,13 @@ pub(crate) struct Step {
     pub(crate) attempts: u32,
     pub(crate) tries: Tries,
     pub(crate) built: Option<Built>,
+}
+
+/// What a derivation says of how its outputs are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Definition {
+    inputs: Span,
+    pub(crate) class: ClassId,
     pub(crate) kind: Kind,
     pub(crate) locality: Locality,
 }
@@ -96,6 +104,8 @@ pub(crate) struct Graph {
     /// First output of each step, and whose it is.
     keys: Names,
     owners: Vec<StepId>,
+    /// Of steps with several derivations: those by which they are wanted now, but for the one in use.
+    ways: BTreeMap<StepId, Vec<StepId>>,
     dependents: Chains<StepId>,
     pub(crate) interest: Chains<RunId>,
     pub(crate) classes: Classes,
@@ -118,6 +128,7 @@ impl Graph {
             output_arena: Vec::new(),
             keys: Names::default(),
             owners: Vec::new(),
+            ways: BTreeMap::new(),
             dependents: Chains::new(),
             interest: Chains::new(),
             classes: Classes::default(),
@@ -132,7 +143,12 @@ impl Graph {
 
     /// The step of a derivation, if it was ever defined.
     pub(crate) fn find(&self, drv: &DrvPath) -> Option<StepId> {
-        let id = self.resolve(StepId(self.drvs.find(drv.as_str())?));
+        self.find_listed(drv).map(|listed| self.resolve(listed))
+    }
+
+    /// A derivation itself, if it was ever defined.
+    pub(crate) fn find_listed(&self, drv: &DrvPath) -> Option<StepId> {
+        let id = StepId(self.drvs.find(drv.as_str())?);
         (self.step(id).state != State::Undefined).then_some(id)
     }
 
@@ -165,9 +181,14 @@ impl Graph {
         DrvPath(Arc::clone(self.drvs.text(self.step(id).definition.0)))
     }
 
+    /// How a step is made at present.
+    pub(crate) fn definition(&self, id: StepId) -> Definition {
+        self.step(self.step(id).definition).made
+    }
+
     /// Steps and mere derivations among a step's inputs, one entry per edge.
     pub(crate) fn inputs(&self, id: StepId) -> impl Iterator<Item = StepId> + '_ {
-        let given = self.step(id).inputs.of(&self.input_arena);
+        let given = self.definition(id).inputs.of(&self.input_arena);
         // Of two sources with the same content, one may need the other's user; as one step it does not.
         given.iter().map(|input| self.resolve(*input)).filter(move |input| *input != id)
     }

@@ -66,7 +66,7 @@ impl Fleet {
         let notice = Notice::StepStarted {
             drv: self.graph.drv(id),
             name: Arc::clone(&step.name),
-            system: self.graph.classes.get(step.class).need.system.clone(),
+            system: self.graph.classes.get(self.graph.definition(id).class).need.system.clone(),
             worker: Arc::clone(&worker.name),
             attempt: step.attempts,
         };
@@ -175,7 +175,7 @@ impl Fleet {
         failure: Failure,
         end: StepEnd,
     ) {
-        let kind = self.graph.step(id).kind;
+        let kind = self.graph.definition(id).kind;
         let verdict = self.graph.step_mut(id).tries.judge(class, kind, &self.config);
         let verdict = match verdict {
             Verdict::Final if self.sabotaged(Sabotage::RetryForEver) => Verdict::Again { after_ms: 1 },
@@ -197,14 +197,19 @@ impl Fleet {
             self.set_hold(*run, id, Hold::Waiting);
         }
         self.tell_ended(id, &runs, StepStatus::Retried, end, Some(failure));
-        match verdict {
+        let state = match verdict {
             Verdict::Again { after_ms } if after_ms > 0 => {
                 let until = self.now.plus_ms(after_ms);
-                self.graph.shift(id, State::Delayed(until));
                 self.arm(Timer::RetryStep(self.graph.drv(id)), until);
+                State::Delayed(until)
             }
-            _ => self.resume_step(id),
+            _ => self.graph.startable(id),
+        };
+        self.graph.shift(id, state);
+        if class == FailureClass::InputMissing {
+            self.graph.try_other_way(id);
         }
+        self.doom_by_inputs(id);
     }
 
     pub(crate) fn retry_step(&mut self, drv: &DrvPath) {
@@ -217,12 +222,10 @@ impl Fleet {
         }
     }
 
-    /// A wanted step may be leased again, or waits for its inputs, or is doomed if one failed meanwhile.
+    /// A step has rested enough.
     fn resume_step(&mut self, id: StepId) {
         self.graph.shift(id, self.graph.startable(id));
-        if let Some(root) = self.graph.failed_input(id) {
-            self.doom(id, root);
-        }
+        self.doom_by_inputs(id);
     }
 
     /// Nobody wants this step of a lease any more; `run` was the last that did.

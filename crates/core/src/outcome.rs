@@ -66,6 +66,13 @@ impl Fleet {
         }
     }
 
+    /// Fails an open step if an input of it has failed.
+    pub(crate) fn doom_by_inputs(&mut self, id: StepId) {
+        if let Some(root) = self.graph.failed_input(id) {
+            self.doom(id, root);
+        }
+    }
+
     /// Fails a step because `root` failed, and all that depend on it. Running ones have their inputs.
     pub(crate) fn doom(&mut self, id: StepId, root: StepId) {
         let mut doomed = vec![id];
@@ -97,6 +104,7 @@ impl Fleet {
             }
         }
         self.refusals.remove(&id);
+        self.graph.forget_ways(id);
         self.graph.shift(id, to);
         runs
     }
@@ -181,6 +189,7 @@ impl Fleet {
                 self.withdraw_from_lease(lease, step, id);
             }
             self.refusals.remove(&step);
+            self.graph.forget_ways(step);
             self.graph.shift(step, State::Idle);
         }
     }

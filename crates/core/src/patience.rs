@@ -58,7 +58,7 @@ impl Fleet {
     /// its class.
     fn is_refused_by_all(&self, id: StepId) -> bool {
         let step = self.graph.step(id);
-        let need = &self.graph.classes.get(step.class).need;
+        let need = &self.graph.classes.get(self.graph.definition(id).class).need;
         let mut fitting = self.workers.iter().filter(|(_, worker)| worker.fits(need)).peekable();
         step.state == State::Ready
             && fitting.peek().is_some()
@@ -108,7 +108,7 @@ impl Fleet {
 
     /// Why a step cannot be placed.
     pub(crate) fn no_worker(&self, id: StepId) -> Failure {
-        let need = &self.graph.classes.get(self.graph.step(id).class).need;
+        let need = &self.graph.classes.get(self.graph.definition(id).class).need;
         let features: Vec<&str> = need.features.iter().map(crate::id::Feature::as_str).collect();
         let with = if features.is_empty() { String::new() } else { format!(" with {}", features.join(", ")) };
         let wanted = format!("{}{with}", need.system);

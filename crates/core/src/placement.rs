@@ -66,7 +66,7 @@ impl Fleet {
 
     fn choose(&self, id: StepId, fitting: &[(WorkerId, &Worker)]) -> Option<WorkerId> {
         let willing = fitting.iter().filter(|(worker, _)| !self.has_refused(id, *worker));
-        let inputs = match self.graph.step(id).locality {
+        let inputs = match self.graph.definition(id).locality {
             Locality::Anywhere => BTreeMap::new(),
             Locality::NearInputs => self.inputs_by_worker(id),
         };

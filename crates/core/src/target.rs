@@ -51,7 +51,7 @@ pub(crate) enum Stage {
 pub(crate) struct Answer {
     /// None when there is nothing to build.
     pub(crate) top: Option<StepId>,
-    /// In dependency order, each once.
+    /// Derivations in dependency order, one for each step.
     pub(crate) wanted: Vec<StepId>,
     /// Who said it: what it calls missing may be there elsewhere.
     pub(crate) worker: WorkerId,

@@ -238,7 +238,7 @@ impl Fleet {
         StepView {
             drv: self.graph.drv(id),
             name: Arc::clone(&step.name),
-            system: self.graph.classes.get(step.class).need.system.clone(),
+            system: self.graph.classes.get(self.graph.definition(id).class).need.system.clone(),
             stage,
             attempts: step.attempts,
             waits_for: step.blocked,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ClassId, Graph, Locality, Need, Span, State, Step, StepId};
+use super::{ClassId, Definition, Graph, Locality, Need, Span, State, Step, StepId};
 use crate::chain::Head;
 use crate::event::NewStep;
 use crate::id::{DrvPath, OutputPath};
@@ -22,7 +22,7 @@ pub(crate) struct GraphFull {
 impl Graph {
     /// Takes a definition in. One that is known already stays as it is.
     pub(crate) fn define(&mut self, new: &NewStep) -> Result<(), GraphFull> {
-        if self.find(&new.drv).is_some() {
+        if self.find_listed(&new.drv).is_some() {
             return Ok(());
         }
         let edges = self.input_arena.len().saturating_add(new.inputs.len());
@@ -32,14 +32,16 @@ impl Graph {
             return Err(GraphFull { limit: self.limit });
         }
         let id = self.mention(&new.drv);
-        if let Some(same) = self.twin(&new.outputs) {
-            self.alias(id, same, new);
-            return Ok(());
-        }
+        let made = self.read(new);
         let step = self.step_mut(id);
         step.name = Arc::clone(&new.name);
-        step.state = State::Idle;
-        self.describe(id, id, new);
+        step.made = made;
+        if let Some(same) = self.twin(&new.outputs) {
+            self.alias(id, same);
+            return Ok(());
+        }
+        self.step_mut(id).state = State::Idle;
+        self.link_inputs(id);
         self.store_outputs(id, &new.outputs);
         Ok(())
     }
@@ -51,21 +53,23 @@ impl Graph {
             self.steps.push(Step {
                 name: Arc::clone(&drv.0),
                 state: State::Undefined,
+                made: Definition {
+                    inputs: Span::default(),
+                    class: ClassId::default(),
+                    kind: Kind::Ordinary,
+                    locality: Locality::Anywhere,
+                },
                 definition: id,
-                inputs: Span::default(),
                 outputs: Span::default(),
                 dependents: Head::EMPTY,
                 blocked: 0,
                 interest: Head::EMPTY,
                 claims: 0,
-                class: ClassId::default(),
                 rank: 0,
                 order: 0,
                 attempts: 0,
                 tries: Tries::default(),
                 built: None,
-                kind: Kind::Ordinary,
-                locality: Locality::Anywhere,
             });
         }
         id
@@ -89,54 +93,45 @@ impl Graph {
     }
 
     /// What needs `id` needs `same` from now on.
-    fn alias(&mut self, id: StepId, same: StepId, new: &NewStep) {
+    fn alias(&mut self, id: StepId, same: StepId) {
         let mut head = std::mem::replace(&mut self.step_mut(id).dependents, Head::EMPTY);
-        let step = self.step_mut(id);
-        step.name = Arc::clone(&new.name);
-        step.state = State::Alias(same);
+        self.step_mut(id).state = State::Alias(same);
+        self.ways.entry(same).or_default();
         for dependent in self.dependents.take(&mut head) {
             if dependent != same {
                 self.link(same, dependent);
             }
         }
-        self.adopt(same, id, new);
     }
 
-    /// Lets a step be built by another of its derivations when that needs less. This is what keeps cycles
-    /// out: a fetcher's own source comes from a fetcher that needs nothing.
-    fn adopt(&mut self, id: StepId, definition: StepId, new: &NewStep) {
-        let leased = matches!(self.step(id).state, State::Leased(_));
-        if leased || new.inputs.len() >= self.step(id).inputs.len as usize {
-            return;
+    fn read(&mut self, new: &NewStep) -> Definition {
+        let mut inputs: Vec<StepId> = new.inputs.iter().map(|drv| self.mention(drv)).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        Definition {
+            inputs: append(&mut self.input_arena, inputs.into_iter()),
+            class: self.classes.intern(Need::new(&new.system, &new.features)),
+            kind: if new.fixed_output { Kind::FixedOutput } else { Kind::Ordinary },
+            locality: if new.prefer_local { Locality::NearInputs } else { Locality::Anywhere },
         }
-        let old: Vec<StepId> = self.inputs(id).collect();
-        for input in old {
+    }
+
+    pub(super) fn link_inputs(&mut self, id: StepId) {
+        let inputs: Vec<StepId> = self.inputs(id).collect();
+        for input in inputs {
+            self.link(input, id);
+        }
+    }
+
+    pub(super) fn unlink_inputs(&mut self, id: StepId) {
+        let inputs: Vec<StepId> = self.inputs(id).collect();
+        for input in inputs {
             let mut head = self.step(input).dependents;
             self.dependents.remove(&mut head, id);
             self.step_mut(input).dependents = head;
             if self.step(input).state.is_open() {
                 self.unblock(id);
             }
-        }
-        self.describe(id, definition, new);
-    }
-
-    /// Sets everything of a step that its derivation says, but for its key.
-    fn describe(&mut self, id: StepId, definition: StepId, new: &NewStep) {
-        let mut inputs: Vec<StepId> = new.inputs.iter().map(|drv| self.mention(drv)).collect();
-        inputs.sort_unstable();
-        inputs.dedup();
-        let span = append(&mut self.input_arena, inputs.into_iter());
-        let class = self.classes.intern(Need::new(&new.system, &new.features));
-        self.reclassify(id, class);
-        let step = self.step_mut(id);
-        step.definition = definition;
-        step.inputs = span;
-        step.kind = if new.fixed_output { Kind::FixedOutput } else { Kind::Ordinary };
-        step.locality = if new.prefer_local { Locality::NearInputs } else { Locality::Anywhere };
-        let inputs: Vec<StepId> = self.inputs(id).collect();
-        for input in inputs {
-            self.link(input, id);
         }
     }
 

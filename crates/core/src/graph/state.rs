@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::{ClassId, Graph, ReadyKey, StepId};
+use super::{Graph, ReadyKey, StepId};
 use crate::id::{LeaseId, RunId, Time};
 use crate::retry::Tries;
 use crate::sabotage::Sabotage;
@@ -103,13 +103,13 @@ impl Graph {
         }
     }
 
-    /// Tells a step that a chain of this many dependents hangs on it.
+    /// Tells an open step that a chain of this many dependents hangs on it.
     pub(crate) fn raise(&mut self, id: StepId, rank: u32) {
         let step = self.step(id);
-        if step.rank >= rank {
+        if step.rank >= rank || !step.state.is_open() {
             return;
         }
-        let (class, before) = (step.class, self.key(id));
+        let (class, before) = (self.definition(id).class, self.key(id));
         self.step_mut(id).rank = rank;
         if self.step(id).state == State::Ready {
             self.classes.withdraw(class, before);
@@ -136,19 +136,9 @@ impl Graph {
         }
     }
 
-    /// Moves a ready step to the queue of its new class.
-    pub(super) fn reclassify(&mut self, id: StepId, class: ClassId) {
-        let state = self.step(id).state;
-        if state == State::Ready {
-            self.classes.withdraw(self.step(id).class, self.key(id));
-            self.classes.offer(class, self.key(id));
-        }
-        self.step_mut(id).class = class;
-    }
-
     /// Changes the state and what is counted by state, but tells nobody.
-    fn enter(&mut self, id: StepId, to: State) -> State {
-        let (class, key) = (self.step(id).class, self.key(id));
+    pub(super) fn enter(&mut self, id: StepId, to: State) -> State {
+        let (class, key) = (self.definition(id).class, self.key(id));
         let from = std::mem::replace(&mut self.step_mut(id).state, to);
         if let Some(count) = self.tally.of(from) {
             *count -= 1;

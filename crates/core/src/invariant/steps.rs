@@ -26,7 +26,8 @@ fn edges(fleet: &Fleet) -> Result<(), Violation> {
     let graph = &fleet.graph;
     let mut down = Vec::new();
     let mut up = Vec::new();
-    for id in graph.ids() {
+    // An alias is made as its step is.
+    for id in graph.ids().filter(|id| graph.resolve(*id) == *id) {
         down.extend(graph.inputs(id).map(|input| (input, id)));
         up.extend(graph.dependents(id).map(|dependent| (id, dependent)));
     }
@@ -59,7 +60,7 @@ fn queues(fleet: &Fleet) -> Result<(), Violation> {
         let kept = !matches!(step.state, State::Ready | State::Waiting) || step.state == startable;
         hold(kept, "a step is ready exactly when no input is open", || describe(fleet, id))?;
         if step.state == State::Ready {
-            ready.insert((step.class, graph.key(id)));
+            ready.insert((graph.definition(id).class, graph.key(id)));
         }
     }
     hold(tally == graph.tally, "open steps are counted by state", || format!("{tally:?} {:?}", graph.tally))?;

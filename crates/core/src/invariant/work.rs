@@ -64,7 +64,7 @@ fn slots(fleet: &Fleet) -> Result<(), Violation> {
 fn idleness(fleet: &Fleet) -> Result<(), Violation> {
     let ready = fleet.graph.ids().filter(|id| fleet.graph.step(*id).state == State::Ready);
     for id in ready {
-        let need = &fleet.graph.classes.get(fleet.graph.step(id).class).need;
+        let need = &fleet.graph.classes.get(fleet.graph.definition(id).class).need;
         let idle = fleet.workers.iter().find(|(worker, offer)| {
             offer.leases.len() < offer.slots && offer.fits(need) && !fleet.has_refused(id, **worker)
         });

@@ -1,0 +1,216 @@
+//! A witness that sees every event and effect, and objects when they break a promise.
+//!
+//! Keeps its own books, made only from what it saw: it shares no code with the core. What it knows beyond
+//! the core is the truth: which machine really has what, and what really fails.
+
+mod orders;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::view::FleetView;
+use fleet_core::{
+    Effect, Epoch, EvalJobId, EvalReport, Event, Host, LeaseId, RealiseJobId, RunId, StepOutcome, StepReport,
+    WorkerHello, WorkerId,
+};
+
+use crate::machine::Machine;
+use crate::profile::Profile;
+use crate::world::World;
+
+use runs::RunBook;
+
+/// The books.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    calm: bool,
+    deadlines: bool,
+    /// What was valid everywhere in a calm world before anything was built.
+    pub(crate) initial: BTreeSet<usize>,
+    workers: BTreeMap<WorkerId, WorkerHello>,
+    leases: BTreeMap<LeaseId, Lease>,
+    evals: BTreeMap<EvalJobId, Eval>,
+    realises: BTreeMap<RealiseJobId, Grant<RunId>>,
+    /// Attempts of each content so far, and whether the last one runs.
+    attempts: BTreeMap<usize, (u32, bool)>,
+    /// Contents that a session reported to have.
+    holders: BTreeMap<usize, WorkerId>,
+    /// Contents that some machine lost at some time.
+    collected: BTreeSet<usize>,
+    runs: BTreeMap<RunId, RunBook>,
+    last_epoch: Option<Epoch>,
+    pub(crate) runs_over: usize,
+    pub(crate) leases_sent: usize,
+}
+
+/// A right that one session has.
+#[derive(Debug)]
+struct Grant<T> {
+    worker: WorkerId,
+    epoch: Epoch,
+    what: T,
+}
+
+/// With the contents not reported yet.
+type Lease = Grant<BTreeSet<usize>>;
+/// With the hosts not answered yet; none for a discovery.
+type Eval = Grant<Option<BTreeSet<Host>>>;
+
+/// What an event's effects are judged by.
+struct Scene<'a> {
+    world: &'a World,
+    machines: &'a [Machine],
+    collected: BTreeSet<usize>,
+}
+
+impl Scene<'_> {
+    /// Whether a content can be had at all, as far as the truth is known.
+    fn has(&self, content: usize) -> bool {
+        self.collected.contains(&content)
+            || self.world.substitutable.contains(&content)
+            || self.machines.iter().any(|machine| machine.store.contains(&content))
+    }
+}
+
+/// Fails unless `kept`.
+fn hold(kept: bool, promise: &str, detail: impl FnOnce() -> String) -> Result<(), String> {
+    if kept { Ok(()) } else { Err(format!("{promise}: {}", detail())) }
+}
+
+impl Witness {
+    pub(crate) fn new(profile: &Profile) -> Self {
+        Self {
+            calm: profile.calm,
+            deadlines: profile.config.run_deadline_ms > 0,
+            initial: BTreeSet::new(),
+            workers: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            evals: BTreeMap::new(),
+            realises: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            collected: BTreeSet::new(),
+            runs: BTreeMap::new(),
+            last_epoch: None,
+            runs_over: 0,
+            leases_sent: 0,
+        }
+    }
+
+    pub(crate) fn collected(&mut self, contents: &[usize]) {
+        self.collected.extend(contents);
+    }
+
+    /// Judges what the core did about an event.
+    pub(crate) fn event(
+        &mut self,
+        world: &World,
+        machines: &[Machine],
+        event: &Event,
+        effects: &[Effect],
+    ) -> Result<(), String> {
+        let refused = !self.take_in(world, event);
+        hold(!refused || effects.is_empty(), "a report from no current holder changes nothing", || {
+            format!("{event:?} had {effects:?}")
+        })?;
+        let scene = Scene { world, machines, collected: self.collected.clone() };
+        for run in self.runs.values_mut() {
+            run.begin_event();
+        }
+        for effect in effects {
+            match effect {
+                Effect::Append(record) => self.record(&scene, record)?,
+                Effect::Send(worker, command) => self.command(&scene, *worker, command)?,
+                Effect::Notify(run, notice) => self.notice(&scene, *run, notice)?,
+                Effect::Arm(..) => {}
+            }
+        }
+        self.runs.values().try_for_each(RunBook::end_event)
+    }
+
+    /// Enters what an event says. False if it is a report that must be refused.
+    fn take_in(&mut self, world: &World, event: &Event) -> bool {
+        match event {
+            Event::RunSubmitted { run, request } => {
+                self.runs.entry(*run).or_insert_with(|| RunBook::new(request.clone()));
+            }
+            Event::RunCancelled { run } => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.may_cancel = true;
+                }
+            }
+            Event::WorkerJoined { worker, hello } => {
+                self.workers.insert(*worker, hello.clone());
+            }
+            Event::WorkerLost { worker } => {
+                self.workers.remove(worker);
+                self.leases.retain(|_, lease| lease.worker != *worker);
+                self.evals.retain(|_, eval| eval.worker != *worker);
+                self.realises.retain(|_, realise| realise.worker != *worker);
+            }
+            Event::EvalReported { worker, job, epoch, report } => {
+                // Definitions are facts whoever brings them; they may even make something ready.
+                let facts = matches!(report, EvalReport::HostEvaluated { result: Ok(told), .. }
+                    if !told.new_steps.is_empty());
+                return self.eval_reported(*worker, *job, *epoch, report) || facts;
+            }
+            Event::StepReported { worker, lease, epoch, drv, report } => {
+                let Some(held) = current(&mut self.leases, lease, *worker, *epoch) else { return false };
+                let content = world.node_of(drv).map(|node| world.nodes[node].content);
+                let StepReport::Ended { outcome, .. } = report else { return true };
+                let Some(content) = content.filter(|content| held.what.remove(content)) else { return false };
+                if held.what.is_empty() {
+                    self.leases.remove(lease);
+                }
+                if let StepOutcome::Built(_) | StepOutcome::AlreadyValid(_) = outcome {
+                    self.holders.insert(content, *worker);
+                }
+            }
+            Event::LeaseFinished { worker, lease, epoch } => {
+                let held = current(&mut self.leases, lease, *worker, *epoch).is_some();
+                return held && self.leases.remove(lease).is_some();
+            }
+            Event::Realised { worker, job, epoch, .. } => {
+                let held = current(&mut self.realises, job, *worker, *epoch).is_some();
+                return held && self.realises.remove(job).is_some();
+            }
+            Event::TimerFired { .. } => {}
+        }
+        true
+    }
+
+    fn eval_reported(&mut self, worker: WorkerId, job: EvalJobId, epoch: Epoch, report: &EvalReport) -> bool {
+        let Some(eval) = current(&mut self.evals, &job, worker, epoch) else { return false };
+        match (report, &mut eval.what) {
+            (EvalReport::Discovered(_), None) | (EvalReport::Finished { .. }, _) => {
+                self.evals.remove(&job);
+                true
+            }
+            (EvalReport::HostStarted(host), Some(hosts)) => hosts.contains(host),
+            (EvalReport::HostEvaluated { host, .. }, Some(hosts)) => hosts.remove(host),
+            _ => false,
+        }
+    }
+
+    /// Judges a fleet to which nothing will happen any more.
+    pub(crate) fn rest(&self, view: &FleetView) -> Result<(), String> {
+        let over = self.runs.iter().find(|(_, run)| !run.is_over());
+        hold(over.is_none(), "every run ends", || format!("{over:?} {view:?}"))?;
+        let open = view.waiting + view.ready + view.delayed + view.leased + view.evals_waiting;
+        hold(open == 0, "nothing is left when all runs have ended", || format!("{view:?}"))?;
+        let busy = view.workers.iter().find(|worker| worker.leased + worker.evaluating > 0);
+        hold(busy.is_none(), "no slot leaks", || format!("{busy:?}"))?;
+        let attempt = self.attempts.iter().find(|(_, (_, running))| *running);
+        hold(attempt.is_none(), "every attempt ends", || format!("{attempt:?}"))
+    }
+}
+
+/// The grant of this id, if the report comes from its holder under its epoch.
+fn current<'a, K: Ord, T>(
+    grants: &'a mut BTreeMap<K, Grant<T>>,
+    id: &K,
+    worker: WorkerId,
+    epoch: Epoch,
+) -> Option<&'a mut Grant<T>> {
+    grants.get_mut(id).filter(|grant| grant.worker == worker && grant.epoch == epoch)
+}

@@ -1,0 +1,126 @@
+//! Promises about attempts and commands: who is told to do what, and whether they can.
+
+use fleet_core::{Command, DrvPath, Epoch, EvalTask, LeaseId, LeasedStep, Record, WorkerHello, WorkerId};
+
+use super::{Grant, Scene, Witness, hold};
+
+impl Witness {
+    pub(super) fn record(&mut self, scene: &Scene<'_>, record: &Record) -> Result<(), String> {
+        match record {
+            Record::AttemptStarted { drv, attempt, .. } => {
+                let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
+                hold(!*running, "a step has one attempt at a time", || format!("{drv} {attempt}"))?;
+                hold(*attempt == *last + 1, "attempts are counted from 1", || format!("{drv} {attempt}"))?;
+                (*last, *running) = (*attempt, true);
+                Ok(())
+            }
+            Record::AttemptEnded { drv, attempt, .. } => {
+                let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
+                let kept = *running && attempt == last;
+                hold(kept, "the attempt that runs ends, once", || format!("{drv} {attempt}"))?;
+                *running = false;
+                Ok(())
+            }
+            Record::RunSubmitted { .. }
+            | Record::TargetEvaluated { .. }
+            | Record::TargetSettled { .. }
+            | Record::RunFinished { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn command(
+        &mut self,
+        scene: &Scene<'_>,
+        worker: WorkerId,
+        command: &Command,
+    ) -> Result<(), String> {
+        let hello = self.workers.get(&worker).cloned();
+        let hello =
+            hello.ok_or_else(|| format!("only connected workers get commands: {worker} {command:?}"))?;
+        match command {
+            Command::StartEval { job, epoch, task, .. } => {
+                self.fresh(*epoch)?;
+                let what = match task {
+                    EvalTask::Discover(_) => None,
+                    EvalTask::Hosts(hosts) => Some(hosts.iter().cloned().collect()),
+                };
+                self.evals.insert(*job, Grant { worker, epoch: *epoch, what });
+                let running = self.evals.values().filter(|eval| eval.worker == worker).count();
+                let kept = running <= hello.eval_slots as usize;
+                hold(kept, "a worker gets no more eval jobs than slots", || format!("{worker} {running}"))
+            }
+            Command::CancelEval { job } => {
+                let held = self.evals.remove(job).is_some_and(|eval| eval.worker == worker);
+                hold(held, "only a running eval job is cancelled", || job.to_string())
+            }
+            Command::StartLease { lease, epoch, steps } => {
+                self.start_lease(scene, worker, &hello, *lease, *epoch, steps)
+            }
+            Command::CancelLease { lease } => {
+                let held = self.leases.remove(lease).is_some_and(|lease| lease.worker == worker);
+                hold(held, "only a running lease is cancelled", || lease.to_string())
+            }
+            Command::Realise { job, epoch, path, run, .. } => {
+                self.fresh(*epoch)?;
+                let nodes = 0..scene.world.nodes.len();
+                let mut makers =
+                    nodes.filter(|node| scene.world.outputs(*node).iter().any(|made| made.1 == *path));
+                let kept = makers.any(|node| scene.has(scene.world.nodes[node].content));
+                hold(kept, "only what can be had is realised", || path.to_string())?;
+                self.realises.insert(*job, Grant { worker, epoch: *epoch, what: *run });
+                Ok(())
+            }
+        }
+    }
+
+    fn start_lease(
+        &mut self,
+        scene: &Scene<'_>,
+        worker: WorkerId,
+        hello: &WorkerHello,
+        lease: LeaseId,
+        epoch: Epoch,
+        steps: &[LeasedStep],
+    ) -> Result<(), String> {
+        self.fresh(epoch)?;
+        self.leases_sent += 1;
+        let mut contents = std::collections::BTreeSet::new();
+        for LeasedStep { drv, attempt } in steps {
+            let content = content(scene, drv)?;
+            let node = &scene.world.nodes[scene.world.node_of(drv).unwrap_or(content)];
+            let shared = scene.world.nodes.iter().filter(|other| other.content == content).count() > 1;
+            let twice = self.leases.values().any(|other| other.what.contains(&content));
+            hold(!twice, "a step has one lease at a time", || format!("{drv} {lease}"))?;
+            let recorded = self.attempts.get(&content) == Some(&(*attempt, true));
+            hold(recorded, "an attempt is recorded before its lease is sent", || format!("{drv} {attempt}"))?;
+            let holder = self.holders.get(&content).filter(|holder| self.workers.contains_key(holder));
+            let kept = holder.is_none() || self.collected.contains(&content);
+            hold(kept, "a step is built once while its outputs stay", || {
+                format!("{drv}, held by {holder:?}")
+            })?;
+            let input = |input: &&usize| !scene.has(scene.world.nodes[**input].content);
+            let absent = node.inputs.iter().find(input);
+            hold(shared || absent.is_none(), "a lease is sent when all inputs are there", || {
+                format!("{drv} {absent:?}")
+            })?;
+            let system = node.step.system.as_str() == "builtin" || hello.systems.contains(&node.step.system);
+            let features = node.step.features.iter().all(|feature| hello.features.contains(feature));
+            hold(system && features, "a worker gets what it can build", || format!("{drv} {hello:?}"))?;
+            contents.insert(content);
+        }
+        self.leases.insert(lease, Grant { worker, epoch, what: contents });
+        let running = self.leases.values().filter(|lease| lease.worker == worker).count();
+        let kept = running <= hello.slots as usize;
+        hold(kept, "a worker gets no more leases than slots", || format!("{worker} {running}"))
+    }
+
+    fn fresh(&mut self, epoch: Epoch) -> Result<(), String> {
+        let last = self.last_epoch.replace(epoch);
+        hold(last < Some(epoch), "epochs grow", || format!("{epoch} after {last:?}"))
+    }
+}
+
+fn content(scene: &Scene<'_>, drv: &DrvPath) -> Result<usize, String> {
+    let node = scene.world.node_of(drv).ok_or_else(|| format!("{drv} was never described"))?;
+    Ok(scene.world.nodes[node].content)
+}
