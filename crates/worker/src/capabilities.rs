@@ -1,6 +1,6 @@
 //! What the local Nix can build for, as its own settings say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -40,6 +40,19 @@ pub enum CapabilitiesError {
         /// Why.
         source: serde_json::Error,
     },
+}
+
+/// Where `nix` is: evaluators have no search path of ours to find it on.
+pub(crate) fn locate(nix: &Path) -> Result<PathBuf, CapabilitiesError> {
+    if nix.components().count() > 1 {
+        return Ok(nix.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(nix)).find(|file| file.is_file());
+    found.ok_or_else(|| CapabilitiesError::Run {
+        nix: nix.display().to_string(),
+        source: std::io::Error::from(std::io::ErrorKind::NotFound),
+    })
 }
 
 #[derive(Deserialize)]

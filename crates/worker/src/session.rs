@@ -68,13 +68,14 @@ pub struct Worker {
 
 impl Worker {
     /// Finds the daemon and what it can do, and starts the store proxy.
-    pub async fn prepare(config: Config) -> Result<Self, WorkerError> {
+    pub async fn prepare(mut config: Config) -> Result<Self, WorkerError> {
         let directory = |path: &std::path::Path| {
             let path = path.display().to_string();
             move |source| WorkerError::Directory { path, source }
         };
         tokio::fs::create_dir_all(&config.cache_dir).await.map_err(directory(&config.cache_dir))?;
         let daemon = Daemon::connect(&config.daemon).await?;
+        config.nix = capabilities::locate(&config.nix)?;
         let capabilities = capabilities::ask(&config.nix).await?;
         let temporary = std::env::temp_dir();
         let runtime_dir =
