@@ -11,11 +11,7 @@ pub(super) fn plain(text: &str) -> String {
                     let _ = characters.find(|c| ('@'..='~').contains(c));
                 }
                 // Titles and links end with a bell or with the string terminator.
-                Some(']') => {
-                    if characters.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') {
-                        characters.next();
-                    }
-                }
+                Some(']') => skip_command(&mut characters),
                 _ => {}
             },
             '\n' | '\t' => plain.push(character),
@@ -24,6 +20,12 @@ pub(super) fn plain(text: &str) -> String {
         }
     }
     plain
+}
+
+fn skip_command(characters: &mut std::str::Chars<'_>) {
+    if characters.find(|c| matches!(c, '\u{7}' | '\u{1b}')) == Some('\u{1b}') {
+        characters.next();
+    }
 }
 
 #[cfg(test)]

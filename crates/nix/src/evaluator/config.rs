@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::StoreDir;
 
 /// How long one question may take when nothing else is said.
-const DEFAULT_WALL_LIMIT: Duration = Duration::from_secs(30 * 60);
+const DEFAULT_WALL_LIMIT: Duration = Duration::from_mins(30);
 
 /// Where to evaluate, with what, and within which limits.
 ///

@@ -92,12 +92,9 @@ impl Process {
     /// What was heard is left in `heard` also when the future is dropped.
     pub(super) async fn hear(&mut self, number: u64, heard: &mut Heard) {
         loop {
-            let line = match self.lines.next().await {
-                Ok(Some(line)) => line,
-                Ok(None) | Err(_) => {
-                    heard.ended = true;
-                    return;
-                }
+            let Ok(Some(line)) = self.lines.next().await else {
+                heard.ended = true;
+                return;
             };
             heard.transcript.note_cut(&line);
             match Said::parse(&line.bytes, &self.nonce) {

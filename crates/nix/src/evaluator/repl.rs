@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How long a read loop may take to start on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// An evaluator of one flake in one process, which is started again when it was lost.
 #[derive(Debug)]
@@ -154,13 +154,11 @@ pub(super) fn read_names(
     transcript: Transcript,
 ) -> Result<Vec<HostAttr>, EvalError> {
     let names = value.and_then(|json| serde_json::from_str::<Vec<String>>(&json).ok());
-    match names {
-        Some(names) => Ok(names.into_iter().map(|name| HostAttr { kind, name }).collect()),
-        None => {
-            let cause = transcript.error().map_or_else(|| "it has no list of names".to_owned(), short_cause);
-            Err(EvalError::Flake { cause, trace: transcript.finish() })
-        }
+    if let Some(names) = names {
+        return Ok(names.into_iter().map(|name| HostAttr { kind, name }).collect());
     }
+    let cause = transcript.error().map_or_else(|| "it has no list of names".to_owned(), short_cause);
+    Err(EvalError::Flake { cause, trace: transcript.finish() })
 }
 
 /// Understands the answer to a host.

@@ -24,6 +24,7 @@ const DERIVATION: u64 = 64 * 1024 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// How derivations are addressed.
 const TEXT: &str = "text:sha256";
+const DERIVATION_SUFFIX: &str = ".drv";
 
 /// A path that was added.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) async fn add(
     let mut request = Encoder::new();
     request.word(ADD_TO_STORE).bytes(&name).bytes(&method).paths(store, &references).flag(false);
     upstream.send(&request).await?;
-    let mut kept = (method == TEXT && name.ends_with(".drv")).then(Vec::new);
+    let mut kept = (method == TEXT && name.ends_with(DERIVATION_SUFFIX)).then(Vec::new);
     if !pass_through(client, upstream, kept.as_mut()).await? {
         return Ok(None);
     }

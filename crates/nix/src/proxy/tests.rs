@@ -15,8 +15,8 @@ use crate::daemon::codec::{self, Encoder};
 use crate::daemon::handshake::greet_server;
 use crate::daemon::stderr::{Frame, read_frame};
 use crate::daemon::{Daemon, DaemonAddress};
+use crate::evaluator::start_evaluator;
 use crate::evaluator::tests::bench::{Bench, nixos};
-use crate::evaluator::{Evaluator as _, start_evaluator};
 use crate::{Derivation, StoreDir};
 
 /// A client that says what it likes.
@@ -42,7 +42,7 @@ impl RawClient {
     }
 
     /// Whether the proxy has hung up.
-    async fn is_closed(mut self) -> bool {
+    async fn hung_up(mut self) -> bool {
         self.0.read_to_end(&mut Vec::new()).await.is_ok()
     }
 }
@@ -98,18 +98,11 @@ async fn what_evaluators_wrote_stays_until_the_proxy_is_dropped() {
     evaluator.evaluate(&nixos("host")).await.expect("a toplevel");
     drop(evaluator);
     let file = bench.daemon.physical(&StoreDir::default().print(&drv));
-    let collect = || {
-        assert!(
-            bench
-                .daemon
-                .command("nix-store", ["--gc", "--quiet"])
-                .output()
-                .expect("it runs")
-                .status
-                .success()
-        )
+    let collect = |daemon: &NixDaemon| {
+        let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("nix-store runs");
+        assert!(collected.status.success(), "{collected:?}");
     };
-    collect();
+    collect(&bench.daemon);
     assert!(file.exists());
     let Bench { proxy, daemon, .. } = bench;
     drop(proxy);
@@ -117,8 +110,7 @@ async fn what_evaluators_wrote_stays_until_the_proxy_is_dropped() {
     // The daemon lets go when it notices; a root of ours would otherwise be found by the collector.
     let mut client = Daemon::connect(&address).await.expect("the daemon");
     while client.is_valid_path(&drv).await.expect("an answer") {
-        let gc = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("it runs");
-        assert!(gc.status.success());
+        collect(&daemon);
     }
     assert!(!file.exists());
 }
@@ -212,14 +204,14 @@ async fn malformed_requests_cost_their_client_only() {
         let mut client = RawClient::connect(&bench).await;
         client.0.write_all(&case).await.expect("sent");
         client.0.shutdown().await.expect("no more");
-        assert!(client.is_closed().await, "{case:?}");
+        assert!(client.hung_up().await, "{case:?}");
         assert_alive(&bench).await;
     }
     // No greeting at all.
     let address = DaemonAddress::from_store_uri(&bench.proxy.store_uri()).expect("an address");
     let mut stream = UnixStream::connect(&address.socket).await.expect("the proxy listens");
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
-    assert!(RawClient(stream).is_closed().await);
+    assert!(RawClient(stream).hung_up().await);
     assert_alive(&bench).await;
 }
 

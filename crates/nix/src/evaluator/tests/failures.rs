@@ -265,7 +265,7 @@ async fn a_host_over_its_time_ends_and_the_next_one_is_evaluated() {
     let error = evaluator.evaluate(&nixos("slow")).await.expect_err("too slow");
     assert!(matches!(error, EvalError::TimedOut { .. }) && error.lost_process(), "{error:?}");
     assert!(fleet_testkit::wait_until_gone(process, Duration::from_secs(30)));
-    evaluator.set_wall_limit(Duration::from_secs(60));
+    evaluator.set_wall_limit(Duration::from_mins(1));
     evaluator.evaluate(&nixos("quick")).await.expect("a new process");
 
     config.host_wall_limit = Duration::from_secs(1);
