@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const EVERYWHERE: &str = "Options of every command";
+
 /// Builds every host of a flake as one graph, and says what changed.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fleetctl", disable_version_flag = true, max_term_width = 100)]
@@ -21,16 +23,16 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
     /// When to colour progress and messages
-    #[arg(long, value_name = "WHEN", global = true)]
+    #[arg(long, value_name = "WHEN", global = true, help_heading = EVERYWHERE)]
     pub color: Option<ColorChoice>,
     /// Print no progress, only the result and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub quiet: bool,
     /// Say more: what is evaluated and built, traces of errors
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
-    #[arg(long, value_name = "URI", global = true)]
+    #[arg(long, value_name = "URI", global = true, help_heading = EVERYWHERE)]
     pub store: Option<String>,
 }
 
@@ -54,23 +56,23 @@ pub enum CliCommand {
 /// `fleetctl build`.
 #[derive(Clone, Debug, Args)]
 pub struct BuildArgs {
-    /// Options shared with other commands.
-    #[command(flatten)]
-    pub run: RunArgs,
     /// Build the flake as it was at this commit too, and print what changed since
     #[arg(long, value_name = "REV")]
     pub base: Option<String>,
+    /// Options shared with other commands.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// `fleetctl diff`.
 #[derive(Clone, Debug, Args)]
 pub struct DiffArgs {
-    /// Options shared with other commands.
-    #[command(flatten)]
-    pub run: RunArgs,
     /// The commit to compare with
     #[arg(long, value_name = "REV", default_value = "HEAD")]
     pub base: String,
+    /// Options shared with other commands.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Options of commands that build.
@@ -119,7 +121,7 @@ pub struct RunArgs {
     /// Builds at a time [default: one per core]
     #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub worker_slots: Option<u32>,
-    /// Evaluators at a time [default: by cores and memory]
+    /// Evaluators at a time [default: half the cores, at most four]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub eval_slots: Option<u32>,
     /// Never fold successful output into groups in CI logs

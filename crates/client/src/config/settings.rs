@@ -112,78 +112,21 @@ impl Settings {
         environment: &Environment,
         files: &Files,
     ) -> Result<Self, ConfigError> {
-        let sources = Sources { environment, files };
-        let user = |pick: fn(&UserFile) -> Option<u32>| sources.user(pick);
+        let sources = Sources { global, run, environment, files };
         Ok(Self {
-            color: sources.pick(
-                flag("--color", global.color),
-                sources.choice("FLEET_COLOR", "always, auto or never")?,
-                sources.user(|file| file.color),
-                ColorChoice::Auto,
-            ),
-            store: sources.pick(
-                flag("--store", global.store.clone().map(Some)),
-                sources.variable("FLEET_STORE").map(|(value, origin)| (Some(value.to_owned()), origin)),
-                sources.user(|file| file.store.clone().map(Some)),
-                None,
-            ),
-            nix: sources.pick(
-                None,
-                sources.path("FLEET_NIX"),
-                sources.user(|file| file.nix.clone()),
-                PathBuf::from("nix"),
-            ),
+            color: sources.color()?,
+            store: sources.store(),
+            nix: sources.nix(),
             state_dir: sources.directory("state", "FLEET_STATE_DIR", |file| file.state_dir.clone())?,
             cache_dir: sources.directory("caches", "FLEET_CACHE_DIR", |file| file.cache_dir.clone())?,
-            worker_slots: sources.pick(
-                flag("--worker-slots", run.worker_slots.map(Some)),
-                sources.number("FLEET_WORKER_SLOTS")?,
-                user(|file| file.worker_slots).map(|(value, origin)| (Some(value), origin)),
-                None,
-            ),
-            eval_slots: sources.pick(
-                flag("--eval-slots", run.eval_slots.map(Some)),
-                sources.number("FLEET_EVAL_SLOTS")?,
-                user(|file| file.eval_slots).map(|(value, origin)| (Some(value), origin)),
-                None,
-            ),
-            exclude: sources.pick(
-                flag("--exclude", Some(run.excludes.clone()).filter(|globs| !globs.is_empty())),
-                sources.list("FLEET_EXCLUDE"),
-                sources.either(|file| file.exclude.clone(), |file| file.exclude.clone()),
-                vec!["*-minimal".to_owned()],
-            ),
-            kind: sources.pick(
-                flag("--kind", Some(run.kinds.clone()).filter(|kinds| !kinds.is_empty())),
-                sources.choices("FLEET_KIND", "nixos, darwin or home")?,
-                sources.either(|file| file.kind.clone(), |file| file.kind.clone()),
-                vec![Kind::Nixos],
-            ),
-            format: sources.pick(
-                flag("--format", run.format),
-                sources.choice("FLEET_FORMAT", "markdown, nvd or json")?,
-                sources.either(|file| file.format, |file| file.format),
-                ReportFormat::Markdown,
-            ),
-            fail_fast: sources.pick(
-                flag("--fail-fast", run.fail_fast.then_some(true))
-                    .or(flag("--keep-going", run.keep_going.then_some(false))),
-                sources.switch("FLEET_FAIL_FAST")?,
-                sources.either(|file| file.fail_fast, |file| file.fail_fast),
-                false,
-            ),
-            print_build_logs: sources.pick(
-                flag("--print-build-logs", run.print_build_logs.then_some(true)),
-                sources.switch("FLEET_PRINT_BUILD_LOGS")?,
-                sources.either(|file| file.print_build_logs, |file| file.print_build_logs),
-                false,
-            ),
-            fold: sources.pick(
-                flag("--no-fold", run.no_fold.then_some(false)),
-                sources.switch("FLEET_FOLD")?,
-                sources.either(|file| file.fold, |file| file.fold),
-                true,
-            ),
+            worker_slots: sources.worker_slots()?,
+            eval_slots: sources.eval_slots()?,
+            exclude: sources.exclude(),
+            kind: sources.kind()?,
+            format: sources.format()?,
+            fail_fast: sources.fail_fast()?,
+            print_build_logs: sources.print_build_logs()?,
+            fold: sources.fold()?,
         })
     }
 }
@@ -195,17 +138,93 @@ fn flag<T>(name: &'static str, value: Option<T>) -> Said<T> {
 }
 
 struct Sources<'a> {
+    global: &'a GlobalArgs,
+    run: &'a RunArgs,
     environment: &'a Environment,
     files: &'a Files,
 }
 
-#[expect(clippy::unused_self, reason = "reads as the table it is")]
+/// One setting each: who may say it, in the order in which they are heard, and the default.
 impl Sources<'_> {
-    fn pick<T>(&self, flag: Said<T>, variable: Said<T>, file: Said<T>, default: T) -> Setting<T> {
-        let (value, origin) = flag.or(variable).or(file).unwrap_or((default, Origin::Default));
-        Setting { value, origin }
+    fn color(&self) -> Result<Setting<ColorChoice>, ConfigError> {
+        let variable = self.choice("FLEET_COLOR", "always, auto or never")?;
+        let said = flag("--color", self.global.color).or(variable).or(self.user(|file| file.color));
+        Ok(setting(said, ColorChoice::Auto))
     }
 
+    fn store(&self) -> Setting<Option<String>> {
+        let variable = self.variable("FLEET_STORE").map(|(uri, origin)| (uri.to_owned(), origin));
+        let said =
+            flag("--store", self.global.store.clone()).or(variable).or(self.user(|file| file.store.clone()));
+        optional(said)
+    }
+
+    fn nix(&self) -> Setting<PathBuf> {
+        setting(self.path("FLEET_NIX").or(self.user(|file| file.nix.clone())), PathBuf::from("nix"))
+    }
+
+    fn worker_slots(&self) -> Result<Setting<Option<u32>>, ConfigError> {
+        let variable = self.number("FLEET_WORKER_SLOTS")?;
+        let said = flag("--worker-slots", self.run.worker_slots).or(variable);
+        Ok(optional(said.or(self.user(|file| file.worker_slots))))
+    }
+
+    fn eval_slots(&self) -> Result<Setting<Option<u32>>, ConfigError> {
+        let variable = self.number("FLEET_EVAL_SLOTS")?;
+        let said = flag("--eval-slots", self.run.eval_slots).or(variable);
+        Ok(optional(said.or(self.user(|file| file.eval_slots))))
+    }
+
+    fn exclude(&self) -> Setting<Vec<String>> {
+        let given = Some(self.run.excludes.clone()).filter(|globs| !globs.is_empty());
+        let said = flag("--exclude", given).or(self.list("FLEET_EXCLUDE"));
+        let said = said.or(self.either(|file| file.exclude.clone(), |file| file.exclude.clone()));
+        setting(said, vec!["*-minimal".to_owned()])
+    }
+
+    fn kind(&self) -> Result<Setting<Vec<Kind>>, ConfigError> {
+        let given = Some(self.run.kinds.clone()).filter(|kinds| !kinds.is_empty());
+        let said = flag("--kind", given).or(self.choices("FLEET_KIND", "nixos, darwin or home")?);
+        let said = said.or(self.either(|file| file.kind.clone(), |file| file.kind.clone()));
+        Ok(setting(said, vec![Kind::Nixos]))
+    }
+
+    fn format(&self) -> Result<Setting<ReportFormat>, ConfigError> {
+        let variable = self.choice("FLEET_FORMAT", "markdown, nvd or json")?;
+        let said = flag("--format", self.run.format).or(variable);
+        Ok(setting(said.or(self.either(|file| file.format, |file| file.format)), ReportFormat::Markdown))
+    }
+
+    fn fail_fast(&self) -> Result<Setting<bool>, ConfigError> {
+        let given = flag("--fail-fast", self.run.fail_fast.then_some(true));
+        let given = given.or(flag("--keep-going", self.run.keep_going.then_some(false)));
+        let said = given.or(self.switch("FLEET_FAIL_FAST")?);
+        Ok(setting(said.or(self.either(|file| file.fail_fast, |file| file.fail_fast)), false))
+    }
+
+    fn print_build_logs(&self) -> Result<Setting<bool>, ConfigError> {
+        let given = flag("--print-build-logs", self.run.print_build_logs.then_some(true));
+        let said = given.or(self.switch("FLEET_PRINT_BUILD_LOGS")?);
+        Ok(setting(said.or(self.either(|file| file.print_build_logs, |file| file.print_build_logs)), false))
+    }
+
+    fn fold(&self) -> Result<Setting<bool>, ConfigError> {
+        let said = flag("--no-fold", self.run.no_fold.then_some(false)).or(self.switch("FLEET_FOLD")?);
+        Ok(setting(said.or(self.either(|file| file.fold, |file| file.fold)), true))
+    }
+}
+
+fn setting<T>(said: Said<T>, default: T) -> Setting<T> {
+    let (value, origin) = said.unwrap_or((default, Origin::Default));
+    Setting { value, origin }
+}
+
+fn optional<T>(said: Said<T>) -> Setting<Option<T>> {
+    setting(said.map(|(value, origin)| (Some(value), origin)), None)
+}
+
+/// Where things are said.
+impl Sources<'_> {
     fn user<T>(&self, pick: impl Fn(&UserFile) -> Option<T>) -> Said<T> {
         let (path, file) = self.files.user.as_ref()?;
         Some((pick(file)?, Origin::File(path.clone())))
@@ -236,8 +255,8 @@ impl Sources<'_> {
         Some((value.split(',').map(|glob| glob.trim().to_owned()).collect(), origin))
     }
 
-    fn number(&self, name: &'static str) -> Result<Said<Option<u32>>, ConfigError> {
-        self.parsed(name, "a number from 1", |text| text.parse().ok().filter(|&n| n > 0).map(Some))
+    fn number(&self, name: &'static str) -> Result<Said<u32>, ConfigError> {
+        self.parsed(name, "a number from 1", |text| text.parse().ok().filter(|&n| n > 0))
     }
 
     fn switch(&self, name: &'static str) -> Result<Said<bool>, ConfigError> {
@@ -322,56 +341,4 @@ impl Files {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn environment(pairs: &[(&str, &str)]) -> Environment {
-        Environment(pairs.iter().map(|(name, value)| (name.into(), value.into())).collect())
-    }
-
-    #[test]
-    fn flags_beat_variables_beat_files_beat_defaults() {
-        let project = ProjectFile {
-            format: Some(ReportFormat::Nvd),
-            fail_fast: Some(true),
-            exclude: Some(vec!["old-*".to_owned()]),
-            ..ProjectFile::default()
-        };
-        let user =
-            UserFile { format: Some(ReportFormat::Json), worker_slots: Some(3), ..UserFile::default() };
-        let files = Files {
-            project: Some(("/f/fleet.toml".into(), project)),
-            user: Some(("/c/config.toml".into(), user)),
-        };
-        let environment =
-            environment(&[("HOME", "/home/u"), ("FLEET_EXCLUDE", "a, b"), ("FLEET_FAIL_FAST", "0")]);
-        let run = RunArgs { fail_fast: true, ..RunArgs::default() };
-        let settings =
-            Settings::resolve(&GlobalArgs::default(), &run, &environment, &files).expect("settings");
-        let project = Origin::File("/f/fleet.toml".into());
-        assert_eq!(settings.format, Setting { value: ReportFormat::Nvd, origin: project });
-        assert_eq!(settings.fail_fast, Setting { value: true, origin: Origin::Flag("--fail-fast") });
-        assert_eq!(settings.exclude.value, ["a", "b"]);
-        assert_eq!(settings.exclude.origin, Origin::Variable("FLEET_EXCLUDE"));
-        assert_eq!(settings.worker_slots.value, Some(3));
-        assert_eq!(settings.state_dir.value, PathBuf::from("/home/u/.local/state/fleetctl"));
-        assert_eq!(settings.kind.origin, Origin::Default);
-    }
-
-    #[test]
-    fn a_variable_that_makes_no_sense_is_an_error() {
-        let environment = environment(&[("HOME", "/h"), ("FLEET_WORKER_SLOTS", "0")]);
-        let run = RunArgs::default();
-        let error = Settings::resolve(&GlobalArgs::default(), &run, &environment, &Files::default());
-        assert_eq!(error.expect_err("refused").to_string(), "FLEET_WORKER_SLOTS is `0`, not a number from 1");
-    }
-
-    #[test]
-    fn without_a_home_the_missing_variable_is_named() {
-        let run = RunArgs::default();
-        let error =
-            Settings::resolve(&GlobalArgs::default(), &run, &Environment::default(), &Files::default());
-        let error = error.expect_err("refused").to_string();
-        assert_eq!(error, "no directory for state: neither XDG_STATE_HOME nor HOME is set");
-    }
-}
+mod tests;

@@ -107,7 +107,9 @@ fn with_flake(start: &Path) -> Result<PathBuf, LocateError> {
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, LocateError> {
-    path.canonicalize().map_err(|source| LocateError::Io { path: path.to_owned(), source })
+    // Without the `./` that users type.
+    let shown = || path.components().collect();
+    path.canonicalize().map_err(|source| LocateError::Io { path: shown(), source })
 }
 
 fn directory(path: PathBuf) -> Result<PathBuf, LocateError> {
