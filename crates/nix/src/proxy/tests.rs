@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fleet_testkit::{DaemonOptions, NixDaemon, short_temp_dir};
+use fleet_testkit::{DaemonOptions, NixDaemon, short_temp_dir, wait_until_gone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -15,9 +16,9 @@ use crate::daemon::codec::{self, Encoder};
 use crate::daemon::handshake::greet_server;
 use crate::daemon::stderr::{Frame, read_frame};
 use crate::daemon::{Daemon, DaemonAddress};
-use crate::evaluator::start_evaluator;
 use crate::evaluator::tests::bench::{Bench, nixos};
-use crate::{Derivation, StoreDir};
+use crate::evaluator::{FlakeSource, start_evaluator};
+use crate::{Derivation, StoreDir, StorePath};
 
 /// A client that says what it likes.
 struct RawClient(UnixStream);
@@ -84,19 +85,30 @@ async fn every_derivation_is_seen_as_it_is_written() {
     assert_eq!(bench.proxy.derivation(&unknown), None);
 }
 
-#[tokio::test]
+/// Evaluates the only host and waits until the daemon has forgotten the evaluator.
+async fn evaluate_and_leave(bench: &Bench, source: &FlakeSource) -> StorePath {
+    let before = bench.daemon.processes();
+    let mut evaluator = start_evaluator(&bench.config(), source).await.expect("an evaluator");
+    let drv = evaluator.evaluate(&nixos("host")).await.expect("a toplevel").drv;
+    let processes: Vec<u32> = bench.daemon.processes().difference(&before).copied().collect();
+    assert!(!processes.is_empty(), "it has no connection");
+    drop(evaluator);
+    for process in processes {
+        let gone = tokio::task::block_in_place(|| wait_until_gone(process, Duration::from_secs(30)));
+        assert!(gone, "a process outlived its evaluator");
+    }
+    drv
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_evaluators_wrote_stays_until_the_proxy_is_dropped() {
     let bench = Bench::start().await;
     let repo = bench
-        .flake("nixosConfigurations.host = host (drv (builtins.readFile (builtins.toFile \"t\" \"kept\")));");
+        .flake(r#"nixosConfigurations.host = host (drv (builtins.readFile (builtins.toFile "t" "kept")));"#);
     let source = bench.source(&repo, None);
-    let mut evaluator = start_evaluator(&bench.config(), &source).await.expect("an evaluator");
-    let drv = evaluator.evaluate(&nixos("host")).await.expect("a toplevel").drv;
-    drop(evaluator);
-    // The second evaluation finds the derivation there, and has it kept too.
-    let mut evaluator = start_evaluator(&bench.config(), &source).await.expect("an evaluator");
-    evaluator.evaluate(&nixos("host")).await.expect("a toplevel");
-    drop(evaluator);
+    let drv = evaluate_and_leave(&bench, &source).await;
+    // The second evaluator finds the derivation there.
+    assert_eq!(evaluate_and_leave(&bench, &source).await, drv);
     let file = bench.daemon.physical(&StoreDir::default().print(&drv));
     let collect = |daemon: &NixDaemon| {
         let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("nix-store runs");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fleet_testkit::NixDaemon;
+use fleet_testkit::{GitRepo, NixDaemon};
 
 use super::bench::{Bench, nixos};
 use crate::evaluator::{
@@ -44,17 +44,20 @@ const BAD: &[(&str, &str, &str)] = &[
     ("nofetch", "host (drv \"x${builtins.fetchurl \"http://127.0.0.1:9/x\"}\")", "in pure evaluation mode"),
 ];
 
+/// Every bad host has a good one behind it. `drvs` is what plain Nix makes of the good ones.
 fn flake_with_bad_hosts() -> String {
     let mut hosts = String::new();
+    let mut drvs = String::new();
     for (index, (name, value, _)) in BAD.iter().enumerate() {
         let _ = writeln!(hosts, "{name} = {value}; good{index} = host (drv \"good{index}\");");
+        let _ = write!(drvs, "${{(drv \"good{index}\").drvPath}} ");
     }
-    format!("nixosConfigurations = {{ {hosts} }};")
+    format!("nixosConfigurations = {{ {hosts} }}; drvs = \"{drvs}\";")
 }
 
-/// Evaluates every bad host with a good one behind it.
-async fn bad_hosts_leave_the_good_ones_alone(bench: &Bench, evaluator: &mut dyn Evaluator, drvs: &[String]) {
-    for (index, (name, _, cause)) in BAD.iter().enumerate() {
+async fn bad_hosts_leave_the_good_ones_alone(bench: &Bench, repo: &GitRepo, evaluator: &mut dyn Evaluator) {
+    let drvs = bench.plain_eval(repo, None, "drvs");
+    for ((name, _, cause), (index, drv)) in BAD.iter().zip(drvs.split(' ').enumerate()) {
         let error = evaluator.evaluate(&nixos(name)).await.expect_err(name);
         let EvalError::Host { cause: found, trace } = &error else {
             panic!("{name}: {error:?}");
@@ -63,8 +66,8 @@ async fn bad_hosts_leave_the_good_ones_alone(bench: &Bench, evaluator: &mut dyn 
         assert!(!found.is_empty() && !found.contains(['\n', '\u{1b}']), "{name}: {found:?}");
         assert!(*name == "fakedrv" || trace.contains("error:"), "{name}: {trace}");
         let good = evaluator.evaluate(&nixos(&format!("good{index}"))).await.expect("a good host");
-        assert_eq!(good.drv.to_string(), drvs[index]);
-        assert!(bench.daemon.physical(&format!("/nix/store/{}", good.drv)).exists());
+        assert_eq!(format!("/nix/store/{}", good.drv), drv);
+        assert!(bench.daemon.physical(drv).exists());
     }
 }
 
@@ -73,16 +76,19 @@ async fn bad_hosts_never_touch_good_ones_in_one_process() {
     let bench = Bench::start().await;
     let repo = bench.flake(&flake_with_bad_hosts());
     let source = bench.source(&repo, None);
-    let drvs: Vec<String> =
-        (0..BAD.len()).map(|index| bench.plain_drv(&repo, &format!("good{index}")).to_string()).collect();
     let mut evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
     let process = evaluator.process_id();
-    bad_hosts_leave_the_good_ones_alone(&bench, &mut evaluator, &drvs).await;
+    bad_hosts_leave_the_good_ones_alone(&bench, &repo, &mut evaluator).await;
     assert!(process.is_some());
     assert_eq!(evaluator.process_id(), process);
-    // And with a process for each host, for a Nix whose read loop cannot be driven.
-    let mut fallback = ProcessEvaluator::new(&bench.config(), &source);
-    bad_hosts_leave_the_good_ones_alone(&bench, &mut fallback, &drvs).await;
+}
+
+#[tokio::test]
+async fn bad_hosts_never_touch_good_ones_without_a_read_loop() {
+    let bench = Bench::start().await;
+    let repo = bench.flake(&flake_with_bad_hosts());
+    let mut evaluator = ProcessEvaluator::new(&bench.config(), &bench.source(&repo, None));
+    bad_hosts_leave_the_good_ones_alone(&bench, &repo, &mut evaluator).await;
 }
 
 #[tokio::test]
