@@ -47,7 +47,12 @@ fn started(name: &str) -> Event {
     })
 }
 
-fn finished(name: &str, status: StepStatus, duration_ms: u64, failure: impl Into<Option<v1::Failure>>) -> Event {
+fn finished(
+    name: &str,
+    status: StepStatus,
+    duration_ms: u64,
+    failure: impl Into<Option<v1::Failure>>,
+) -> Event {
     Event::StepFinished(v1::StepFinished {
         drv: format!("hash-{name}.drv"),
         name: name.into(),

@@ -17,5 +17,5 @@ mod work_tree;
 pub use flake_ref::{FlakeRef, FlakeRefError, Fragment, Scheme};
 pub use git::{Git, GitError};
 pub use locate::{LocateError, Location};
-pub use packed::{PackedSource, SourceError, pack_base, pack_current, sweep_spools};
 pub use pack::PackError;
+pub use packed::{PackedSource, SourceError, pack_base, pack_current, sweep_spools};
