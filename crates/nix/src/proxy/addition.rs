@@ -9,11 +9,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::daemon::codec::{self, Encoder, SHORT_TEXT};
 use crate::daemon::framed::FramedReader;
 use crate::daemon::values;
-use crate::daemon::{DaemonError, Malformed, ReadError};
+use crate::daemon::{DaemonError, Malformed, Operation, ReadError};
 use crate::{PathInfo, StoreDir, StorePath};
 
 use super::client::Client;
-use super::operation::{ADD_TO_STORE, ADD_TO_STORE_NAR};
 use super::session::pass_on_messages;
 use super::upstream::Upstream;
 
@@ -45,7 +44,12 @@ pub(super) async fn add(
     let references = values::read_paths(&mut client.reader, store).await?;
     let _repair = codec::read_bool(&mut client.reader).await?;
     let mut request = Encoder::new();
-    request.word(ADD_TO_STORE).bytes(&name).bytes(&method).paths(store, &references).flag(false);
+    request
+        .word(Operation::AddToStore.word())
+        .bytes(&name)
+        .bytes(&method)
+        .paths(store, &references)
+        .flag(false);
     upstream.send(&request).await?;
     let mut kept = (method == TEXT && name.ends_with(DERIVATION_SUFFIX)).then(Vec::new);
     if !pass_through(client, upstream, kept.as_mut()).await? {
@@ -71,7 +75,7 @@ pub(super) async fn add_nar(
     }
     let info = PathInfo { ultimate: false, ..info };
     let mut request = Encoder::new();
-    request.word(ADD_TO_STORE_NAR).path_info(store, &info).flag(false).flag(false);
+    request.word(Operation::AddToStoreNar.word()).path_info(store, &info).flag(false).flag(false);
     upstream.send(&request).await?;
     if !pass_through(client, upstream, None).await? {
         return Ok(Ok(None));

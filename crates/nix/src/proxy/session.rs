@@ -12,11 +12,11 @@ use crate::DerivedPath;
 use crate::daemon::codec::{self, Encoder};
 use crate::daemon::stderr::Frame;
 use crate::daemon::values;
-use crate::daemon::{BuildResult, DaemonError};
+use crate::daemon::{BuildResult, DaemonError, Operation};
 
 use super::addition::{self, Added};
 use super::client::{self, Client, refusal};
-use super::operation::{ADD_TEMP_ROOT, OPTIONS, Rule, rule};
+use super::operation::{OPTIONS, Rule, rule};
 use super::roots::Roots;
 use super::seen::{SeenDerivation, SeenDerivations};
 use super::shape::{self, Part};
@@ -62,8 +62,11 @@ impl Session<'_> {
     async fn run(&mut self) -> Result<Option<String>, DaemonError> {
         let store = &self.shared.config.upstream.store_dir;
         while let Some(number) = self.client.next_operation().await? {
-            match rule(number) {
-                Rule::Forward { request, reply } => self.forward(number, request, reply).await?,
+            let Some(operation) = Operation::from_word(number) else {
+                return Ok(Some(format!("operation {number} is not allowed during evaluation")));
+            };
+            match rule(operation) {
+                Rule::Forward { request, reply } => self.forward(operation, request, reply).await?,
                 Rule::Root => self.root().await?,
                 Rule::Add => {
                     let added = addition::add(&mut self.client, &mut self.upstream, store).await?;
@@ -78,9 +81,9 @@ impl Session<'_> {
                     shape::copy(&mut self.client.reader, OPTIONS, &mut Encoder::new()).await?;
                     self.client.reply(&Encoder::new()).await?;
                 }
-                Rule::Refuse(name) => {
-                    tracing::debug!(number, name, "refused an evaluator's request");
-                    return Ok(Some(format!("{name} ({number}) is not allowed during evaluation")));
+                Rule::Refuse => {
+                    tracing::debug!(?operation, "refused an evaluator's request");
+                    return Ok(Some(format!("{operation:?} ({number}) is not allowed during evaluation")));
                 }
             }
         }
@@ -88,9 +91,14 @@ impl Session<'_> {
     }
 
     /// Lets the daemon answer. A client that hangs up meanwhile takes the request with it.
-    async fn forward(&mut self, number: u64, request: &[Part], reply: &[Part]) -> Result<(), DaemonError> {
+    async fn forward(
+        &mut self,
+        operation: Operation,
+        request: &[Part],
+        reply: &[Part],
+    ) -> Result<(), DaemonError> {
         let mut message = Encoder::new();
-        message.word(number);
+        message.word(operation.word());
         shape::copy(&mut self.client.reader, request, &mut message).await?;
         self.ask(&message, reply).await
     }
@@ -119,7 +127,7 @@ impl Session<'_> {
         let store = &self.shared.config.upstream.store_dir;
         let path = values::read_path(&mut self.client.reader, store).await?;
         let mut message = Encoder::new();
-        message.word(ADD_TEMP_ROOT).path(store, &path);
+        message.word(Operation::AddTempRoot.word()).path(store, &path);
         self.ask(&message, &[Part::Word]).await?;
         self.shared.roots.hold(path).await;
         Ok(())

@@ -10,9 +10,7 @@ use crate::StorePath;
 use crate::daemon::codec::{self, Encoder};
 use crate::daemon::handshake::greet_server;
 use crate::daemon::stderr::{Frame, read_frame};
-use crate::daemon::{DaemonAddress, DaemonError, Malformed, RemoteError};
-
-use super::operation::ADD_TEMP_ROOT;
+use crate::daemon::{DaemonAddress, DaemonError, Malformed, Operation, RemoteError};
 
 /// How long the daemon may take to greet.
 const GREETING: Duration = Duration::from_secs(30);
@@ -68,7 +66,7 @@ impl Upstream {
     /// Keeps a path until the connection ends, whether it is valid yet or not.
     pub(super) async fn add_temp_root(&mut self, path: &StorePath) -> Result<(), DaemonError> {
         let mut request = Encoder::new();
-        request.word(ADD_TEMP_ROOT).path(&self.address.store_dir, path);
+        request.word(Operation::AddTempRoot.word()).path(&self.address.store_dir, path);
         self.send(&request).await?;
         if self.finish().await?.is_ok() {
             codec::read_u64(&mut self.reader).await?;

@@ -92,6 +92,50 @@ async fn locked_inputs_are_used_as_locked() {
     assert_eq!(names, ["flake.nix"]);
 }
 
+/// Everything by which evaluation itself writes to the store.
+#[tokio::test]
+async fn whatever_evaluation_fetches_or_writes_is_what_plain_nix_has() {
+    let bench = Bench::start().await;
+    let scratch = bench.daemon.scratch();
+    fs::write(scratch.join("file"), "fetched").expect("a file");
+    fs::create_dir(scratch.join("unpacked")).expect("a directory");
+    fs::write(scratch.join("unpacked/inside"), "fetched too").expect("a file");
+    let packed = std::process::Command::new("tar")
+        .args(["-czf", "tree.tar.gz", "unpacked"])
+        .current_dir(&scratch)
+        .status();
+    assert!(packed.expect("tar runs").success());
+    let hash = |path: &str, flat: bool| {
+        let path = scratch.join(path);
+        let arguments = ["hash", if flat { "file" } else { "path" }, "--sri", path.to_str().expect("UTF-8")];
+        bench.daemon.nix_stdout(arguments)
+    };
+    let mut other = GitRepo::init(scratch.join("other"));
+    other.write("flake.nix", "{ }");
+    let rev = other.commit("other");
+    let at = scratch.display();
+    let mut repo = bench.flake(&format!(
+        r#"nixosConfigurations.host = host (derivation {{ name = "top"; system = "x86_64-linux"; builder = "/bin/sh";
+             file = builtins.fetchurl {{ url = "file://{at}/file"; sha256 = "{}"; }};
+             tree = builtins.fetchTarball {{ url = "file://{at}/tree.tar.gz"; sha256 = "{}"; }};
+             git = builtins.fetchGit {{ url = "file://{at}/other"; rev = "{rev}"; }};
+             path = builtins.path {{ path = ./.; name = "filtered"; filter = path: type: baseNameOf path != "flake.nix"; }};
+             text = builtins.toFile "text" "content";
+             contents = builtins.readFile (builtins.toFile "text" "content");
+             listed = builtins.toJSON (builtins.readDir ./.);
+           }});"#,
+        hash("file", true),
+        hash("unpacked", false),
+    ));
+    repo.write("extra", "extra");
+    repo.commit("extra");
+    let source = bench.source(&repo, None);
+    // Ours first: the plain one would bring it all into the store.
+    let mut evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
+    let drv = evaluator.evaluate(&nixos("host")).await.expect("a toplevel").drv;
+    assert_eq!(drv, bench.plain_drv(&repo, "host"));
+}
+
 #[tokio::test]
 async fn nothing_of_the_user_or_the_flake_configures_evaluation() {
     // A daemon without flakes, that trusts nobody; a flake that brings settings of its own.
