@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::effect::{Command, EvalTask, Notice, TargetStatus};
 use crate::event::{EvalReport, Evaluated, Failure, FailureCode};
 use crate::fleet::Fleet;
+use crate::graph::StepId;
 use crate::id::{Epoch, EvalJobId, Host, RunId, Side, Time, WorkerId};
 use crate::run::failure;
 use crate::sabotage::Sabotage;
@@ -110,6 +111,13 @@ impl Fleet {
             if self.graph.define(new).is_err() {
                 // Whoever wants it will find it missing, and say so.
                 return;
+            }
+            // It may turn out to be a step that has failed.
+            if let Some(id) = self.graph.find(&new.drv).filter(|id| self.graph.step(*id).state.is_failed()) {
+                let dependents: Vec<StepId> = self.graph.dependents(id).collect();
+                for dependent in dependents {
+                    self.doom_by_inputs(dependent);
+                }
             }
         }
     }

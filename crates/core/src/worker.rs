@@ -65,9 +65,6 @@ impl Fleet {
 
     pub(crate) fn worker_lost(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        for job in worker.evals {
-            self.eval_lost(job, &worker.name);
-        }
         for lease in worker.leases {
             if self.sabotaged(Sabotage::LoseBatches) {
                 self.leases.remove(&lease);
@@ -77,6 +74,10 @@ impl Fleet {
         }
         for job in worker.realises {
             self.realise_lost(job, &worker.name);
+        }
+        // Last: a host that is given up lets its other side in, which may want what was leased here.
+        for job in worker.evals {
+            self.eval_lost(job, &worker.name);
         }
     }
 }

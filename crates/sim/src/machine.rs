@@ -108,6 +108,19 @@ impl Machine {
         }
     }
 
+    /// What its session has begun and not ended.
+    pub(crate) fn works(&self) -> Vec<Work> {
+        let Some(session) = &self.session else { return Vec::new() };
+        let begun = session.builds.iter().filter(|(_, build)| build.begun);
+        session
+            .evals
+            .keys()
+            .copied()
+            .map(Work::Eval)
+            .chain(begun.map(|(lease, _)| Work::Build(*lease)))
+            .collect()
+    }
+
     /// Does a piece of work; answers the reports in order, and whether there is more of it.
     pub(crate) fn work(&mut self, work: &Work, around: &mut Surroundings<'_>) -> (Vec<Event>, bool) {
         let Some(worker) = self.session.as_ref().map(|session| session.id) else {

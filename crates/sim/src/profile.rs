@@ -57,7 +57,7 @@ impl Profile {
             collections: some(4),
             cancel: some(500),
             spurious: some(100),
-            latency_ms: random.within(1, 60),
+            latency_ms: if random.chance(700) { random.within(1, 60) } else { random.within(60, 2_000) },
             work_ms: random.within(1, 3_000),
             config: Self::config(random, calm),
         }

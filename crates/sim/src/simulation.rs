@@ -276,11 +276,7 @@ impl Simulation {
         if !self.is_current(machine, session) {
             return;
         }
-        let connected = self.machines.iter().filter(|machine| machine.session.is_some());
-        let peers = connected.flat_map(|machine| machine.store.iter().copied()).collect();
-        let Self { world, profile, random, .. } = self;
-        let mut around = Surroundings { world, profile, random, peers: &peers };
-        let (events, more) = self.machines[machine].work(work, &mut around);
+        let (events, more) = self.do_work(machine, work);
         for event in events {
             self.report(machine, event);
         }
@@ -288,6 +284,14 @@ impl Simulation {
             let at = self.now + self.random.below(self.profile.work_ms);
             self.schedule(at, Coming::Work { machine, session, work: work.clone() });
         }
+    }
+
+    fn do_work(&mut self, machine: usize, work: &Work) -> (Vec<Event>, bool) {
+        let connected = self.machines.iter().filter(|machine| machine.session.is_some());
+        let peers = connected.flat_map(|machine| machine.store.iter().copied()).collect();
+        let Self { world, profile, random, .. } = self;
+        let mut around = Surroundings { world, profile, random, peers: &peers };
+        self.machines[machine].work(work, &mut around)
     }
 
     /// A report travels: in order within its session, but a copy may come much later.
@@ -316,9 +320,16 @@ impl Simulation {
 
     /// A session ends. Of its reports on the way, some are lost and some come when nobody counts on them.
     fn crash(&mut self, machine: usize) {
+        let noticed = self.now + self.random.below(3_000);
+        // What it works on may come to an end unheard, and be told when it is no longer its own.
+        for work in self.machines[machine].works() {
+            for event in self.do_work(machine, &work).0 {
+                let late = noticed + self.random.below(6_000);
+                self.schedule(late, Coming::Arrival(event));
+            }
+        }
         let Some(session) = self.machines[machine].session.take() else { return };
         let worker = session.id;
-        let noticed = self.now + self.random.below(3_000);
         let on_the_way = self.coming.iter().filter_map(|(key, coming)| match coming {
             Coming::Arrival(
                 Event::EvalReported { worker: by, .. }
