@@ -13,7 +13,7 @@ pub(super) fn announcement(nonce: &str, word: &str, number: u64, value: &str) ->
 
 /// A line that does nothing by itself, and makes a syntax error of any expression it is appended to.
 ///
-/// Before 2.30 or so the read loop takes an unexpected end of *any* file for an unfinished line of its own, and
+/// Nix 2.26 (2.34 no more) takes an unexpected end of *any* file for an unfinished line of its own, and
 /// would wait for the rest of it forever.
 pub(super) const SEPARATOR: &str = ":p null";
 
