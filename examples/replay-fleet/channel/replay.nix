@@ -52,12 +52,15 @@ let
 
   flag = name: value: set: if set then { ${name} = value; } else { };
 
-  # The builder's terminal never says anything, so that a read from it waits. Whoever wants to know which
-  # builders ran puts a file or a pipe at /journal into the sandbox.
+  # The builder's terminal never says anything, so that waiting for it to be readable takes the whole time. It is
+  # opened for writing: when the shell is late and the time is over before it waits, it goes on to read, which
+  # must fail then and not wait for ever. Whoever wants to know which builders ran puts a file or a pipe at
+  # /journal into the sandbox.
   start = ''
     eval "first=\$''${outputs%% *}"
     [ ! -e /journal ] || echo "$name $first" >> /journal
-    read -t "$wait" ignored <&2
+    exec 3>/dev/stderr
+    read -t "$wait" ignored 2>/dev/null <&3 || :
   '';
 
   packageScript = ''
