@@ -130,8 +130,8 @@ impl Record {
     }
 }
 
-/// What a finished run means for the exit code.
-pub fn exit(report: &Report, outcome: v1::RunOutcome) -> Exit {
+/// What a finished run means for the exit code; `stopped` tells whether the user asked it to end.
+pub fn exit(report: &Report, outcome: v1::RunOutcome, stopped: bool) -> Exit {
     let failed = |target: &TargetReport| {
         matches!(target.status, fleet_diff::TargetStatus::EvalFailed | fleet_diff::TargetStatus::BuildFailed)
     };
@@ -140,7 +140,7 @@ pub fn exit(report: &Report, outcome: v1::RunOutcome) -> Exit {
         v1::RunOutcome::Partial => Exit::HostsFailed,
         // With --fail-fast the rest is cancelled because a host failed, not because the user said so.
         v1::RunOutcome::Cancelled
-            if report.hosts.iter().any(|host| failed(&host.before) || failed(&host.after)) =>
+            if !stopped && report.hosts.iter().any(|host| failed(&host.before) || failed(&host.after)) =>
         {
             Exit::HostsFailed
         }
@@ -230,3 +230,6 @@ fn target_status(status: v1::TargetStatus) -> fleet_diff::TargetStatus {
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests;

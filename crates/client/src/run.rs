@@ -35,6 +35,8 @@ pub struct Finished {
     pub record: Record,
     /// What was compared.
     pub sides: Sides,
+    /// Whether the user asked it to stop.
+    pub stopped: bool,
 }
 
 /// Runs it. A cancelled run is an error of its own kind only when it had no time to say so itself.
@@ -137,7 +139,7 @@ async fn submit_and_follow<W: Write>(
     let mut record = Record::default();
     let follower = Follower::new(client.clone(), run.clone(), options.print_build_logs);
     Ok(match follow(follower, client, &run, &mut record, display, signals).await? {
-        Followed::ToTheEnd => Some(Finished { run, record, sides }),
+        Followed::ToTheEnd { stopped } => Some(Finished { run, record, sides, stopped }),
         Followed::UntilStopped => None,
     })
 }
@@ -172,7 +174,10 @@ async fn upload_source(channel: &Channel, packed: &PackedSource) -> Result<v1::S
 }
 
 enum Followed {
-    ToTheEnd,
+    /// Whether or not the user asked it to stop.
+    ToTheEnd {
+        stopped: bool,
+    },
     UntilStopped,
 }
 
@@ -217,7 +222,7 @@ async fn follow<W: Write>(
     if record.finished().is_none() {
         return Err(lost(Status::unavailable("its events ended early")));
     }
-    Ok(Followed::ToTheEnd)
+    Ok(Followed::ToTheEnd { stopped: give_up_at.is_some() })
 }
 
 fn label(packed: &PackedSource) -> SideLabel {

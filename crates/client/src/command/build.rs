@@ -44,14 +44,14 @@ pub async fn execute_run(
 
 /// Prints the result; a run without one becomes an error.
 fn conclude(options: &RunOptions, finished: Finished) -> Result<Exit, CliError> {
-    let Finished { run, record, sides } = finished;
+    let Finished { run, record, sides, stopped } = finished;
     let ended = record.finished().cloned().unwrap_or_default();
     if ended.outcome() == v1::RunOutcome::Failed {
         let failure = ended.failure.unwrap_or_default();
         return Err(CliError::of_run(&failure, &options.selection, record.host_names()));
     }
     let report = record.into_report(&run, sides);
-    let exit = report::exit(&report, ended.outcome());
+    let exit = report::exit(&report, ended.outcome(), stopped);
     if exit == Exit::Cancelled {
         return Ok(exit);
     }

@@ -46,7 +46,10 @@ impl Line {
     /// With one more piece.
     #[must_use]
     pub fn and(mut self, style: Style, text: impl Into<String>) -> Self {
-        self.0.push((style, text.into()));
+        match self.0.last_mut() {
+            Some((last, shown)) if *last == style => shown.push_str(&text.into()),
+            _ => self.0.push((style, text.into())),
+        }
         self
     }
 

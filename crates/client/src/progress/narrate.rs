@@ -12,6 +12,8 @@ use super::render::{duration, plural};
 /// Log lines shown with a failure where someone watches; CI, where nobody can ask for more, gets all we have.
 const EXTRACT_LINES: usize = 10;
 const CI_EXTRACT_LINES: usize = 200;
+/// Of a line of an extract: traces quote source lines, which can be endless.
+const EXTRACT_COLUMNS: usize = 200;
 /// A step that took longer is worth a line of its own.
 const LONG_STEP_MS: u64 = 10_000;
 /// Log kept of one step until its block is printed; more than this is printed as it comes.
@@ -41,6 +43,7 @@ pub struct Narrator {
     verbosity: u8,
     logs: bool,
     blocks: bool,
+    planned: bool,
     told: BTreeSet<String>,
     pending: BTreeMap<String, Vec<u8>>,
 }
@@ -74,7 +77,7 @@ impl Narrator {
             Some(Event::Notice(notice)) => {
                 vec![Saying::Line(Importance::Important, narrate_notice(&notice.text))]
             }
-            Some(Event::RunFinished(finished)) => vec![finish_line(finished)],
+            Some(Event::RunFinished(finished)) => vec![self.finish_line(finished)],
             _ => Vec::new(),
         }
     }
@@ -124,27 +127,55 @@ impl Narrator {
     fn settled(&mut self, settled: &v1::TargetSettled) -> Vec<Saying> {
         let host = format!("{}{}", visible(&settled.host), side_name(settled.side()));
         match settled.status() {
+            TargetStatus::Planned => {
+                self.planned = true;
+                vec![routine("Planned", Style::Good, &host)]
+            }
+            // Who compares wants to see the result; the base is a means.
+            _ if settled.side() == v1::Side::Before && self.verbosity == 0 && !is_failure(settled) => {
+                Vec::new()
+            }
             TargetStatus::Built => vec![routine("Finished", Style::Good, &host)],
             TargetStatus::Cached => vec![routine("Cached", Style::Good, &host)],
-            TargetStatus::Planned => vec![routine("Planned", Style::Good, &host)],
             TargetStatus::Unchanged if settled.side() == v1::Side::After => {
                 vec![routine("Unchanged", Style::Dim, &visible(&settled.host))]
             }
             TargetStatus::EvalFailed | TargetStatus::BuildFailed => {
                 let failure = settled.failure.clone().unwrap_or_default();
                 let of_drv = !failure.drv.is_empty();
-                let story = if of_drv { failure.drv.clone() } else { failure.detail.clone() };
+                let cause = visible(&failure.cause);
+                let of_host = format!("{} {cause}", settled.host);
+                let story = if of_drv { failure.drv.clone() } else { of_host };
                 if self.told.insert(story) {
                     return self.failure(&host, &failure, &failure.drv, false);
                 }
                 // The story has been told; here only who is hit by it.
-                let cause = visible(&failure.cause);
                 let needs = format!("it needs {}", visible(drv_name(&failure.drv)));
                 let text = format!("{host}: {}", if of_drv { needs } else { cause });
                 vec![important("Failed", Style::Bad, &text)]
             }
             _ => Vec::new(),
         }
+    }
+
+    fn finish_line(&self, finished: &v1::RunFinished) -> Saying {
+        let counts = finished.counts.unwrap_or_default();
+        let v1::Counts { wanted, built, substituted, cached, .. } = counts;
+        let mut text = format!("in {}: ", duration(finished.total_ms));
+        if self.planned {
+            let steps = plural(wanted as usize, "step");
+            let _ = write!(text, "{steps} to build, {} to substitute", plural(substituted as usize, "path"));
+        } else {
+            let _ = write!(text, "{built} built, {substituted} substituted, {cached} there already");
+        }
+        if counts.deduplicated > 0 {
+            let _ = write!(text, ", {} shared", counts.deduplicated);
+        }
+        if counts.failed > 0 {
+            let _ = write!(text, ", {} failed", counts.failed);
+        }
+        let style = if counts.failed > 0 { Style::Bad } else { Style::Good };
+        important("Done", style, &text)
     }
 
     fn failure(&self, who: &str, failure: &v1::Failure, drv: &str, log_was_shown: bool) -> Vec<Saying> {
@@ -164,9 +195,9 @@ pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract
     let mut detail = log_lines(failure.detail.as_bytes());
     detail.retain(|line| !line.trim().is_empty());
     let extract = &detail[detail.len().saturating_sub(extract_lines)..];
-    lines.extend(
-        extract.iter().map(|line| Line::new().and(Style::Dim, "             │ ").and(Style::Plain, line)),
-    );
+    lines.extend(extract.iter().map(|line| {
+        Line::new().and(Style::Dim, "             │ ").and(Style::Plain, line).clipped(EXTRACT_COLUMNS)
+    }));
     if !drv.is_empty() && (extract.len() < detail.len() || extract_lines == 0) {
         lines.push(
             Line::new().and(Style::Dim, format!("             whole log: fleetctl logs {}", visible(drv))),
@@ -180,23 +211,8 @@ pub(super) fn narrate_notice(text: &str) -> Line {
     verb("Note", Style::Notable, &visible(text))
 }
 
-fn finish_line(finished: &v1::RunFinished) -> Saying {
-    let counts = finished.counts.unwrap_or_default();
-    let mut text = format!(
-        "in {}: {} built, {} substituted, {} there already",
-        duration(finished.total_ms),
-        counts.built,
-        counts.substituted,
-        counts.cached
-    );
-    if counts.deduplicated > 0 {
-        let _ = write!(text, ", {} shared", counts.deduplicated);
-    }
-    if counts.failed > 0 {
-        let _ = write!(text, ", {} failed", counts.failed);
-    }
-    let style = if counts.failed > 0 { Style::Bad } else { Style::Good };
-    important("Done", style, &text)
+fn is_failure(settled: &v1::TargetSettled) -> bool {
+    matches!(settled.status(), TargetStatus::EvalFailed | TargetStatus::BuildFailed)
 }
 
 /// `/nix/store/<hash>-linux-6.18.drv` is `linux-6.18`.

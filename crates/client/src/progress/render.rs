@@ -58,7 +58,7 @@ pub(super) fn summary(progress: &Progress, now_ms: u64) -> Line {
         line = line.and(Style::Busy, format!(" · {} building", progress.running().len()));
     }
     if counts.failed > 0 {
-        line = line.and(Style::Bad, format!(" · {} failed", counts.failed));
+        line = line.and(Style::Bad, format!(" · {} failed", plural(counts.failed as usize, "step")));
     }
     let failed_hosts = progress.hosts().values().filter(|host| host.overall() == TargetState::Failed).count();
     if failed_hosts > 0 {

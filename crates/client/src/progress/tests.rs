@@ -263,7 +263,6 @@ fn success_is_told_in_few_words() {
     Routine:        Found 6 hosts (before)
     Routine:        Found 6 hosts
     Routine:    Unchanged db
-    Routine:       Cached mail (before)
     Routine:     Finished mail
     Routine:        Built linux-6.18.17 in 1m05s
     Important:         Done in 1m10s: 3 built, 20 substituted, 7 there already, 12 shared
@@ -400,4 +399,18 @@ fn surroundings_choose_the_mode() {
 #[test]
 fn durations_are_short() {
     assert_eq!([0, 59_999, 65_000, 7_380_000].map(duration), ["0s", "59s", "1m05s", "2h03m"]);
+}
+
+#[test]
+fn a_plan_says_what_would_be_built() {
+    let counts = v1::Counts { wanted: 4, substituted: 9, ..Default::default() };
+    let run = v1::RunFinished { counts: Some(counts), total_ms: 900, ..Default::default() };
+    let events = [
+        event(0, settled("web1", Side::After, TargetStatus::Planned, None)),
+        event(0, Event::RunFinished(run)),
+    ];
+    insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &events), @r"
+    Routine:      Planned web1
+    Important:         Done in 0s: 4 steps to build, 9 paths to substitute
+    ");
 }
