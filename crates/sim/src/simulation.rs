@@ -86,7 +86,7 @@ pub type Watcher<'a> = &'a mut dyn FnMut(Time, &Event, &[Effect]);
 pub fn watch(seed: u64, prepare: impl Fn(&mut Fleet), watcher: Watcher<'_>) -> Result<Summary, Defeat> {
     let mut random = Random::new(seed);
     let profile = Profile::generate(&mut random);
-    let failures = random.chance(700);
+    let failures = random.chance(600);
     let world = World::generate(&mut random, failures);
     let mut fleet = Fleet::new(profile.config.clone());
     prepare(&mut fleet);

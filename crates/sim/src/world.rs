@@ -75,7 +75,8 @@ impl World {
     /// The world of a seed.
     pub(crate) fn generate(random: &mut Random, failures: bool) -> Self {
         let mut world = Self::default();
-        for _ in 0..random.within(2, 26) {
+        let most = if random.chance(700) { 26 } else { 60 };
+        for _ in 0..random.within(2, most) {
             world.add_random(random, failures);
         }
         let leaves = world.nodes.len();
@@ -85,7 +86,7 @@ impl World {
             let mut tree = Tree::default();
             for number in 0..hosts {
                 if random.chance(850) {
-                    let broken = failures && random.chance(80);
+                    let broken = failures && random.chance(50);
                     let error = failure(FailureCode::EvalFailed, "it throws");
                     let top = tops[random.index(tops.len())];
                     tree.hosts.push((host(number), if broken { Err(error) } else { Ok(top) }));
@@ -148,7 +149,7 @@ impl World {
             None if random.chance(50) => Vec::new(),
             None => (0..random.within(1, 2)).map(|output| format!("p{number}-{output}").into()).collect(),
         };
-        let broken = match (twin, random.chance(50), random.below(6)) {
+        let broken = match (twin, random.chance(25), random.below(6)) {
             (Some(twin), ..) => self.nodes[twin].broken,
             (None, true, kind) if failures => Some(match kind {
                 0 => FailureClass::TimedOut,
