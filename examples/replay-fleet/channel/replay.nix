@@ -14,7 +14,7 @@ let
         # Recorded for one system, replayed on whichever there is.
         inherit (settings) system;
         builder = "/bin/sh";
-        wait = toString (node.cost_ms / (1000.0 * settings.divisor));
+        wait = waitOf node;
         kept = inputs true node;
         used = inputs false node;
       }
@@ -22,6 +22,14 @@ let
       // flag "preferLocalBuild" true (node.prefer_local or false)
       // flag "requiredSystemFeatures" node.features (node ? features)
     );
+
+  # Some shells wait for ever when so short a time is over before they wait for it; starting a builder takes longer.
+  waitOf =
+    node:
+    let
+      milliseconds = node.cost_ms / (1.0 * settings.divisor);
+    in
+    if milliseconds < 10 then "0" else toString (milliseconds / 1000);
 
   package =
     node:
@@ -52,15 +60,12 @@ let
 
   flag = name: value: set: if set then { ${name} = value; } else { };
 
-  # The builder's terminal never says anything, so that waiting for it to be readable takes the whole time. It is
-  # opened for writing: when the shell is late and the time is over before it waits, it goes on to read, which
-  # must fail then and not wait for ever. Whoever wants to know which builders ran puts a file or a pipe at
-  # /journal into the sandbox.
+  # The builder's terminal never says anything, so that a read from it waits: a bare shell has no other way. Whoever
+  # wants to know which builders ran puts a file or a pipe at /journal into the sandbox.
   start = ''
     eval "first=\$''${outputs%% *}"
     [ ! -e /journal ] || echo "$name $first" >> /journal
-    exec 3>/dev/stderr
-    read -t "$wait" ignored 2>/dev/null <&3 || :
+    [ "$wait" = 0 ] || read -t "$wait" ignored <&2 || :
   '';
 
   packageScript = ''
