@@ -203,7 +203,19 @@ pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract
             Line::new().and(Style::Dim, format!("             whole log: fleetctl logs {}", visible(drv))),
         );
     }
+    if blames_the_disk(failure) {
+        let next =
+            "             there may be no space left for the Nix store: `nix-collect-garbage` frees some";
+        lines.push(Line::new().and(Style::Notable, next));
+    }
     lines
+}
+
+/// Nix suspects a full disk by itself; builders say it in the system's words.
+fn blames_the_disk(failure: &v1::Failure) -> bool {
+    [&failure.cause, &failure.detail]
+        .iter()
+        .any(|text| text.contains("lack of free disk space") || text.contains("No space left on device"))
 }
 
 /// A sentence that is neither success nor failure.

@@ -414,3 +414,13 @@ fn a_plan_says_what_would_be_built() {
     Important:         Done in 0s: 4 steps to build, 9 paths to substitute
     ");
 }
+
+#[test]
+fn a_build_that_filled_the_disk_gets_a_next_step() {
+    let cause = "builder failed; note: build failure may have been caused by lack of free disk space";
+    let events = [event(0, finished("big", StepStatus::Failed, 0, failure(cause, "", "big")))];
+    let text = said(&mut Narrator::new(0, false, false), &events);
+    assert!(text.contains("no space left for the Nix store: `nix-collect-garbage` frees some"), "{text}");
+    let events = [event(0, finished("big", StepStatus::Failed, 0, failure("builder failed", "", "big")))];
+    assert!(!said(&mut Narrator::new(0, false, false), &events).contains("no space left"));
+}
