@@ -41,8 +41,10 @@ pub(crate) struct EvalJob {
     epoch: Epoch,
     /// What is not answered yet.
     pub(crate) work: EvalWork,
-    /// The event with which the host that is looked at, or the whole job, began.
+    /// The event with which it, or the host that is looked at, began.
     since: u64,
+    /// The host that is looked at.
+    current: Option<u32>,
     /// Whether any host came out.
     progressed: bool,
 }
@@ -78,7 +80,10 @@ impl Fleet {
         };
         let source = run.trees[work.tree].source;
         worker.evals.insert(job);
-        self.evals.jobs.insert(job, EvalJob { worker: id, epoch, work, since: self.tick, progressed: false });
+        self.evals.jobs.insert(
+            job,
+            EvalJob { worker: id, epoch, work, since: self.tick, current: None, progressed: false },
+        );
         self.send(id, Command::StartEval { job, epoch, source, task });
     }
 
@@ -125,6 +130,9 @@ impl Fleet {
     fn host_started(&mut self, id: EvalJobId, host: &Host) {
         let Some((host, tree)) = self.host_of_job(id, host) else { return };
         let Some(job) = self.evals.jobs.get_mut(&id) else { return };
+        if job.current.replace(host) == Some(host) {
+            return;
+        }
         job.since = self.tick;
         let run = job.work.run;
         for side in self.sides_of(run, tree) {

@@ -160,3 +160,6 @@ impl Fleet {
         (RealiseJobId(id), epoch)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,13 +297,13 @@ impl Simulation {
     /// A report travels: in order within its session, but a copy may come much later.
     fn report(&mut self, machine: usize, event: Event) {
         let latency = self.random.within(0, self.profile.latency_ms);
-        if self.random.chance(self.profile.duplicate) {
-            let late = self.now + latency + self.random.below(5_000);
-            self.schedule(late, Coming::Arrival(event.clone()));
-        }
         let Some(session) = self.machines[machine].session.as_mut() else { return };
         session.last_arrival = session.last_arrival.max(self.now + latency);
         let at = session.last_arrival;
+        if self.random.chance(self.profile.duplicate) {
+            let late = at + self.random.below(5_000);
+            self.schedule(late, Coming::Arrival(event.clone()));
+        }
         self.schedule(at, Coming::Arrival(event));
     }
 

@@ -1,0 +1,306 @@
+//! What the core promises, one promise a test, told through events and effects only.
+
+mod building;
+mod evaluating;
+mod failing;
+mod placing;
+mod sharing;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::*;
+use crate::event::*;
+use crate::{
+    Epoch, EvalJobId, Fleet, FleetConfig, Host, HostKind, LeaseId, RealiseJobId, RunId, SourceId, Time,
+};
+use crate::{Side, Target, WorkerId, invariant};
+
+const RUN: RunId = RunId(1);
+const WORKER: WorkerId = WorkerId(1);
+const BEFORE: SourceId = SourceId([1; 32]);
+const AFTER: SourceId = SourceId([2; 32]);
+
+/// A fleet with everything it ever said, and what is due from its workers.
+struct Stage {
+    fleet: Fleet,
+    now: u64,
+    effects: Vec<Effect>,
+    evals: BTreeMap<EvalJobId, (WorkerId, Epoch, SourceId, EvalTask)>,
+    leases: BTreeMap<LeaseId, (WorkerId, Epoch, Vec<LeasedStep>)>,
+    realises: BTreeMap<RealiseJobId, (WorkerId, Epoch, String)>,
+    timers: Vec<(Timer, Time)>,
+    cancelled: BTreeSet<LeaseId>,
+}
+
+impl Stage {
+    fn new(config: FleetConfig) -> Self {
+        Self {
+            fleet: Fleet::new(config),
+            now: 0,
+            effects: Vec::new(),
+            evals: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            realises: BTreeMap::new(),
+            timers: Vec::new(),
+            cancelled: BTreeSet::new(),
+        }
+    }
+
+    /// With one worker that can do everything with these slots.
+    fn with_worker(slots: u32) -> Self {
+        let mut stage = Self::new(FleetConfig::default());
+        stage.join(WORKER, slots, 1);
+        stage
+    }
+
+    fn apply(&mut self, event: Event) -> Vec<Effect> {
+        self.now += 1;
+        let effects = self.fleet.apply(Time(self.now), event);
+        invariant::check(&self.fleet).unwrap();
+        for effect in &effects {
+            match effect.clone() {
+                Effect::Send(worker, Command::StartEval { job, epoch, source, task }) => {
+                    self.evals.insert(job, (worker, epoch, source, task));
+                }
+                Effect::Send(worker, Command::StartLease { lease, epoch, steps }) => {
+                    self.leases.insert(lease, (worker, epoch, steps));
+                }
+                Effect::Send(worker, Command::Realise { job, epoch, path, .. }) => {
+                    self.realises.insert(job, (worker, epoch, path.to_string()));
+                }
+                Effect::Send(_, Command::CancelLease { lease }) => {
+                    self.cancelled.insert(lease);
+                }
+                Effect::Arm(timer, at) => self.timers.push((timer, at)),
+                _ => {}
+            }
+        }
+        self.effects.extend(effects.clone());
+        effects
+    }
+
+    fn join(&mut self, worker: WorkerId, slots: u32, eval_slots: u32) {
+        self.join_as(worker, &["x86_64-linux"], &[], slots, eval_slots);
+    }
+
+    fn join_as(
+        &mut self,
+        worker: WorkerId,
+        systems: &[&str],
+        features: &[&str],
+        slots: u32,
+        eval_slots: u32,
+    ) {
+        let hello = WorkerHello {
+            name: format!("w{worker}").into(),
+            systems: systems.iter().map(|system| (*system).into()).collect(),
+            features: features.iter().map(|feature| (*feature).into()).collect(),
+            slots,
+            eval_slots,
+        };
+        self.apply(Event::WorkerJoined { worker, hello });
+    }
+
+    fn submit(&mut self, run: RunId, request: RunRequest) {
+        self.apply(Event::RunSubmitted { run, request });
+    }
+
+    /// Answers the oldest eval job, which must be a discovery.
+    fn discover(&mut self, names: &[&str]) {
+        let (job, (worker, epoch, ..)) = self.evals.pop_first().expect("a discovery is due");
+        let report = EvalReport::Discovered(names.iter().copied().map(host).collect());
+        self.apply(Event::EvalReported { worker, job, epoch, report });
+    }
+
+    /// Reports on the eval job that has this host of this tree.
+    fn evaluate(&mut self, source: SourceId, name: &str, result: Result<Evaluated, Failure>) {
+        let has = |task: &EvalTask| matches!(task, EvalTask::Hosts(hosts) if hosts.contains(&host(name)));
+        let job = self.evals.iter().find(|(_, (_, _, of, task))| *of == source && has(task));
+        let (job, (worker, epoch, ..)) = job.expect("the host is being evaluated");
+        let (worker, job, epoch) = (*worker, *job, *epoch);
+        self.apply(Event::EvalReported { worker, job, epoch, report: EvalReport::HostStarted(host(name)) });
+        let report = EvalReport::HostEvaluated { host: host(name), result };
+        self.apply(Event::EvalReported { worker, job, epoch, report });
+    }
+
+    /// One run over one tree with these hosts, each evaluated as given.
+    fn run(&mut self, run: RunId, hosts: &[(&str, Evaluated)]) {
+        self.submit(run, build(None));
+        self.discover(&hosts.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        for (name, evaluated) in hosts {
+            self.evaluate(AFTER, name, Ok(evaluated.clone()));
+        }
+        self.finish_evals();
+    }
+
+    fn finish_evals(&mut self) {
+        for (job, (worker, epoch, ..)) in std::mem::take(&mut self.evals) {
+            let report = EvalReport::Finished { failure: None, unstarted: Vec::new() };
+            self.apply(Event::EvalReported { worker, job, epoch, report });
+        }
+    }
+
+    /// Names of what is leased now, in the order of the leases.
+    fn leased(&self) -> Vec<String> {
+        self.leases.values().flat_map(|(_, _, steps)| steps).map(|step| name_of(step.drv.as_str())).collect()
+    }
+
+    fn lease_of(&self, name: &str) -> LeaseId {
+        let drv = drv(name);
+        let lease = self.leases.iter().find(|(_, (_, _, steps))| steps.iter().any(|step| step.drv == drv));
+        *lease.unwrap_or_else(|| panic!("{name} is leased: {:?}", self.leases)).0
+    }
+
+    /// Ends the lease of a step.
+    fn end(&mut self, name: &str, outcome: StepOutcome) -> Vec<Effect> {
+        let lease = self.lease_of(name);
+        let (worker, epoch, _) = self.leases.remove(&lease).unwrap();
+        let report = StepReport::Ended { outcome, duration_ms: 5 };
+        let drv = drv(name);
+        let effects = self.apply(Event::StepReported { worker, lease, epoch, drv, report });
+        assert!(self.apply(Event::LeaseFinished { worker, lease, epoch }).is_empty(), "it is over already");
+        effects
+    }
+
+    fn built(&mut self, name: &str) -> Vec<Effect> {
+        self.end(name, StepOutcome::Built(vec![("out".into(), format!("{name}-out").into())]))
+    }
+
+    /// Builds and realises all there is.
+    fn build_all(&mut self) {
+        while let Some(name) = self.leased().first().cloned() {
+            self.built(&name);
+        }
+        self.realise_all();
+    }
+
+    fn realise_all(&mut self) {
+        while let Some((job, (worker, epoch, _))) = self.realises.pop_first() {
+            self.apply(Event::Realised { worker, job, epoch, result: Ok(()) });
+        }
+    }
+
+    fn lose(&mut self, worker: WorkerId) {
+        self.leases.retain(|_, (holder, ..)| *holder != worker);
+        self.evals.retain(|_, (holder, ..)| *holder != worker);
+        self.realises.retain(|_, (holder, ..)| *holder != worker);
+        self.apply(Event::WorkerLost { worker });
+    }
+
+    /// Fires all timers that are armed, at their time, but for the deadlines of runs.
+    fn fire_timers(&mut self) {
+        self.fire(|timer| !matches!(timer, Timer::RunDeadline(_)));
+    }
+
+    fn fire(&mut self, which: impl Fn(&Timer) -> bool) {
+        let (due, rest) = std::mem::take(&mut self.timers).into_iter().partition(|(timer, _)| which(timer));
+        self.timers = rest;
+        for (timer, at) in Vec::<(Timer, Time)>::from(due) {
+            self.now = self.now.max(at.0);
+            self.apply(Event::TimerFired { timer });
+        }
+    }
+
+    fn settled(&self, run: RunId) -> BTreeMap<(String, Side), Settled> {
+        let settled = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Notify(of, Notice::TargetSettled { target, settled }) if *of == run => {
+                Some(((target.host.name.to_string(), target.side), settled.clone()))
+            }
+            _ => None,
+        });
+        settled.collect()
+    }
+
+    fn status(&self, run: RunId, name: &str, side: Side) -> Option<TargetStatus> {
+        self.settled(run).get(&(name.into(), side)).map(|settled| settled.status)
+    }
+
+    fn finished(&self, run: RunId) -> Option<Finished> {
+        let mut finished = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Notify(of, Notice::Finished(finished)) if *of == run => Some(finished.clone()),
+            _ => None,
+        });
+        let first = finished.next();
+        assert!(finished.next().is_none(), "a run ends once");
+        first
+    }
+
+    /// Step ends a run was told of, as name and status.
+    fn ends(&self, run: RunId) -> Vec<(String, StepStatus)> {
+        let ends = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Notify(of, Notice::StepFinished { drv, status, .. }) if *of == run => {
+                Some((name_of(drv.as_str()), *status))
+            }
+            _ => None,
+        });
+        ends.collect()
+    }
+}
+
+fn host(name: &str) -> Host {
+    Host { name: name.into(), kind: HostKind::Nixos }
+}
+
+fn drv(name: &str) -> crate::DrvPath {
+    format!("{name}.drv").into()
+}
+
+fn name_of(drv: &str) -> String {
+    drv.strip_suffix(".drv").unwrap_or(drv).into()
+}
+
+/// Builds all NixOS hosts of `AFTER`, and of `before` if given.
+fn build(before: Option<SourceId>) -> RunRequest {
+    RunRequest {
+        before,
+        after: AFTER,
+        selection: Selection { hosts: Vec::new(), excludes: Vec::new(), kinds: vec![HostKind::Nixos] },
+        on_failure: OnFailure::KeepGoing,
+        goal: Goal::Build,
+    }
+}
+
+/// A step with one output that needs these.
+fn step(name: &str, inputs: &[&str]) -> NewStep {
+    NewStep {
+        drv: drv(name),
+        name: name.into(),
+        outputs: vec![format!("{name}-out").into()],
+        system: "x86_64-linux".into(),
+        features: Vec::new(),
+        inputs: inputs.iter().map(|input| drv(input)).collect(),
+        fixed_output: false,
+        prefer_local: false,
+    }
+}
+
+/// The last of these steps is the toplevel; all must be built.
+fn wants(steps: &[NewStep]) -> Evaluated {
+    let top = steps.last().expect("there is a toplevel");
+    Evaluated {
+        drv: top.drv.clone(),
+        toplevel: top.outputs.first().cloned(),
+        wanted: steps.iter().map(|step| step.drv.clone()).collect(),
+        new_steps: steps.to_vec(),
+        substitutable_new: 0,
+    }
+}
+
+/// A toplevel that is there, or comes from a substituter.
+fn there(name: &str) -> Evaluated {
+    Evaluated {
+        drv: drv(name),
+        toplevel: Some(format!("{name}-out").into()),
+        wanted: Vec::new(),
+        new_steps: Vec::new(),
+        substitutable_new: 7,
+    }
+}
+
+fn failure(code: FailureCode, cause: &str) -> Failure {
+    Failure { code, cause: cause.into(), detail: format!("log of {cause}").into(), drv: None }
+}
+
+fn failed(class: FailureClass) -> StepOutcome {
+    StepOutcome::Failed(class, failure(FailureCode::BuildFailed, "builder failed"))
+}
