@@ -16,15 +16,17 @@ const STORE_DIR: &str = "/nix/store";
 /// Everything a run said about its result.
 #[derive(Debug, Default)]
 pub struct Record {
-    hosts: BTreeMap<String, HostRecord>,
+    hosts: BTreeMap<HostKey, HostRecord>,
     paths: PathTable,
     notices: Vec<String>,
     finished: Option<v1::RunFinished>,
 }
 
+/// Name and kind: two kinds of configuration may share a name.
+type HostKey = (String, v1::HostKind);
+
 #[derive(Debug, Default)]
 struct HostRecord {
-    kind: v1::HostKind,
     before: TargetReport,
     after: TargetReport,
 }
@@ -45,7 +47,7 @@ impl Record {
             Some(Event::HostsFound(found)) => {
                 for host in found.hosts {
                     let kind = host.kind();
-                    self.hosts.entry(host.name).or_default().kind = kind;
+                    self.hosts.entry((host.name, kind)).or_default();
                 }
             }
             Some(Event::TargetSettled(settled)) => self.settle(settled),
@@ -67,7 +69,7 @@ impl Record {
 
     /// Names of all hosts that were found.
     pub fn host_names(&self) -> impl Iterator<Item = &str> {
-        self.hosts.keys().map(String::as_str)
+        self.hosts.keys().map(|(name, _)| name.as_str())
     }
 
     /// Closure diffs and all.
@@ -77,9 +79,9 @@ impl Record {
         let catalog = Catalog::new(&self.paths);
         let mut notices = std::mem::take(&mut self.notices);
         let mut hosts = Vec::new();
-        for (name, host) in std::mem::take(&mut self.hosts) {
+        for ((name, of_kind), host) in std::mem::take(&mut self.hosts) {
             let diff = if compared { diff(&catalog, &host, &name, &mut notices) } else { None };
-            let mut report = HostReport::new(name, kind(host.kind), host.before, host.after, diff);
+            let mut report = HostReport::new(name, kind(of_kind), host.before, host.after, diff);
             // Without a base nothing has changed, though the host is on one side only.
             report.changed &= compared;
             hosts.push(report);
@@ -113,9 +115,9 @@ impl Record {
     }
 
     fn settle(&mut self, settled: v1::TargetSettled) {
-        let side = settled.side();
+        let (side, kind) = (settled.side(), settled.kind());
         let status = target_status(settled.status());
-        let host = self.hosts.entry(settled.host).or_default();
+        let host = self.hosts.entry((settled.host, kind)).or_default();
         let target = TargetReport {
             drv: named(&settled.drv),
             // Of a failed target the place is known, but nothing is there.

@@ -43,7 +43,9 @@ pub enum UploadError {
 /// Uploads the NAR file at `nar`; answers its chunks in order.
 pub async fn upload(channel: &Channel, nar: &Path) -> Result<v1::Manifest, UploadError> {
     let path = nar.to_owned();
-    let chunks = tokio::task::spawn_blocking(move || manifest(&path)).await.map_err(|_| UploadError::Interrupted)??;
+    let chunks = tokio::task::spawn_blocking(move || manifest(&path))
+        .await
+        .map_err(|_| UploadError::Interrupted)??;
     let mut client = ChunksClient::new(channel.clone());
     let mut missing = HashSet::new();
     for digests in chunks.chunks(DIGESTS_PER_CALL) {
@@ -71,7 +73,11 @@ fn manifest(nar: &Path) -> Result<Vec<v1::ChunkRef>, UploadError> {
         .collect()
 }
 
-fn send(nar: &Path, mut missing: HashSet<Digest>, frames: &mpsc::Sender<v1::Chunk>) -> Result<(), UploadError> {
+fn send(
+    nar: &Path,
+    mut missing: HashSet<Digest>,
+    frames: &mpsc::Sender<v1::Chunk>,
+) -> Result<(), UploadError> {
     for chunk in cut(open(nar)?) {
         let chunk = chunk?;
         if missing.remove(&chunk.digest) {
@@ -86,6 +92,7 @@ fn send(nar: &Path, mut missing: HashSet<Digest>, frames: &mpsc::Sender<v1::Chun
 }
 
 fn open(nar: &Path) -> Result<BufReader<File>, UploadError> {
-    let file = File::open(nar).map_err(|source| UploadError::Open { path: nar.display().to_string(), source })?;
+    let file =
+        File::open(nar).map_err(|source| UploadError::Open { path: nar.display().to_string(), source })?;
     Ok(BufReader::new(file))
 }

@@ -118,6 +118,7 @@ fn step_status(status: StepStatus) -> v1::StepStatus {
 fn settled(target: &fleet_core::Target, settled: &Settled) -> v1::TargetSettled {
     v1::TargetSettled {
         host: target.host.name.to_string(),
+        kind: host_kind(target.host.kind).into(),
         side: side(target.side).into(),
         status: target_status(settled.status).into(),
         drv: settled.drv.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -135,11 +136,13 @@ pub fn notice(notice: &Notice) -> Event {
         }),
         Notice::TargetStarted { target } => Event::TargetStarted(v1::TargetStarted {
             host: target.host.name.to_string(),
+            kind: host_kind(target.host.kind).into(),
             side: side(target.side).into(),
         }),
         Notice::TargetEvaluated { target, drv, toplevel, steps } => {
             Event::TargetEvaluated(v1::TargetEvaluated {
                 host: target.host.name.to_string(),
+                kind: host_kind(target.host.kind).into(),
                 side: side(target.side).into(),
                 drv: drv.to_string(),
                 toplevel: toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),

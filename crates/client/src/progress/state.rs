@@ -7,12 +7,15 @@ use fleet_wire::v1::{self, Side, StepStatus, TargetStatus, run_event::Event};
 /// Everything the display needs to know of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    hosts: BTreeMap<String, Host>,
+    hosts: BTreeMap<HostKey, Host>,
     running: Vec<RunningStep>,
     counts: v1::Counts,
     at_ms: u64,
     finished: bool,
 }
+
+/// Name and kind: two kinds of configuration may share a name.
+pub(super) type HostKey = (String, v1::HostKind);
 
 /// One host on the sides it exists on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,17 +69,17 @@ impl Progress {
         match &event.event {
             Some(Event::HostsFound(found)) => {
                 for host in &found.hosts {
-                    self.set(&host.name, found.side(), TargetState::Waiting);
+                    self.set(&host.name, host.kind(), found.side(), TargetState::Waiting);
                 }
             }
             Some(Event::TargetStarted(started)) => {
-                self.set(&started.host, started.side(), TargetState::Evaluating);
+                self.set(&started.host, started.kind(), started.side(), TargetState::Evaluating);
             }
             Some(Event::TargetEvaluated(evaluated)) => {
-                self.set(&evaluated.host, evaluated.side(), TargetState::Building);
+                self.set(&evaluated.host, evaluated.kind(), evaluated.side(), TargetState::Building);
             }
             Some(Event::TargetSettled(settled)) => {
-                self.set(&settled.host, settled.side(), settled_state(settled.status()));
+                self.set(&settled.host, settled.kind(), settled.side(), settled_state(settled.status()));
             }
             Some(Event::StepStarted(started)) => self.start(started, event.at_ms),
             Some(Event::StepPhase(phase)) => {
@@ -98,7 +101,7 @@ impl Progress {
     }
 
     /// By name.
-    pub fn hosts(&self) -> &BTreeMap<String, Host> {
+    pub fn hosts(&self) -> &BTreeMap<HostKey, Host> {
         &self.hosts
     }
 
@@ -128,8 +131,8 @@ impl Progress {
         states.filter(|found| *found == Some(state)).count()
     }
 
-    fn set(&mut self, host: &str, side: Side, state: TargetState) {
-        let host = self.hosts.entry(host.to_owned()).or_default();
+    fn set(&mut self, host: &str, kind: v1::HostKind, side: Side, state: TargetState) {
+        let host = self.hosts.entry((host.to_owned(), kind)).or_default();
         match side {
             Side::Before => host.before = Some(state),
             Side::After | Side::Unspecified => host.after = Some(state),

@@ -19,17 +19,28 @@ fn found(side: Side, names: &[&str]) -> Event {
 }
 
 fn evaluating(host: &str, side: Side) -> Event {
-    Event::TargetStarted(v1::TargetStarted { host: host.into(), side: side.into() })
+    Event::TargetStarted(v1::TargetStarted {
+        host: host.into(),
+        kind: v1::HostKind::Nixos.into(),
+        side: side.into(),
+    })
 }
 
 fn evaluated(host: &str, side: Side, steps: u32) -> Event {
-    let target = v1::TargetEvaluated { host: host.into(), side: side.into(), steps, ..Default::default() };
+    let target = v1::TargetEvaluated {
+        host: host.into(),
+        kind: v1::HostKind::Nixos.into(),
+        side: side.into(),
+        steps,
+        ..Default::default()
+    };
     Event::TargetEvaluated(target)
 }
 
 fn settled(host: &str, side: Side, status: TargetStatus, failure: impl Into<Option<v1::Failure>>) -> Event {
     Event::TargetSettled(v1::TargetSettled {
         host: host.into(),
+        kind: v1::HostKind::Nixos.into(),
         side: side.into(),
         status: status.into(),
         failure: failure.into(),

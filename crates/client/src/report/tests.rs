@@ -16,6 +16,7 @@ fn settled(host: &str, side: Side, status: TargetStatus, toplevel: &str) -> Even
         drv: "00000000000000000000000000000000-top.drv".into(),
         toplevel: toplevel.into(),
         failure: failed.then_some(failure),
+        kind: v1::HostKind::Nixos.into(),
     })
 }
 
@@ -123,4 +124,22 @@ fn exit_codes_follow_the_outcome() {
     assert_eq!(exit(&good, RunOutcome::Failed, false), Exit::Error);
     let codes = [Exit::Success, Exit::Error, Exit::HostsFailed, Exit::Cancelled].map(Exit::code);
     assert_eq!(codes, [0, 1, 4, 130]);
+}
+
+#[test]
+fn hosts_of_one_name_and_two_kinds_stay_two() {
+    let home = v1::TargetSettled {
+        host: "web".into(),
+        kind: v1::HostKind::Home.into(),
+        side: Side::After.into(),
+        status: TargetStatus::Built.into(),
+        toplevel: "bbb-home".into(),
+        ..Default::default()
+    };
+    let nixos = settled("web", Side::After, TargetStatus::Built, "aaa-web");
+    let report = record(vec![nixos, Event::TargetSettled(home)]).into_report("run", alone());
+    insta::assert_snapshot!(plain_lines(&report), @r"
+    web  /nix/store/aaa-web
+    web  /nix/store/bbb-home
+    ");
 }
