@@ -46,7 +46,6 @@ pub struct Fleet {
     pub(crate) patience_ends: Option<Time>,
     grants: u64,
     effects: Vec<Effect>,
-    #[cfg_attr(not(any(test, feature = "sabotage")), allow(dead_code, reason = "only tests plant bugs"))]
     pub(crate) sabotage: Sabotage,
 }
 

@@ -138,9 +138,10 @@ impl Machine {
                 (events, self.session.as_ref().is_some_and(|session| session.builds.contains_key(lease)))
             }
             Work::Realise(job, epoch, path) => {
-                let result = match around.random.chance(around.profile.realise) {
-                    true => Err(failure(FailureCode::Infrastructure, "the substituter is away")),
-                    false => self.realise(path, around),
+                let result = if around.random.chance(around.profile.realise) {
+                    Err(failure(FailureCode::Infrastructure, "the substituter is away"))
+                } else {
+                    self.realise(path, around)
                 };
                 (vec![Event::Realised { worker, job: *job, epoch: *epoch, result }], false)
             }

@@ -106,9 +106,11 @@ impl Recorded {
             inputs.push(needed.into_iter().collect());
         }
         let side = |hosts: BTreeMap<String, usize>| {
-            let host = |(name, top): (String, usize)| match top < steps.len() {
-                true => Ok((Host { name: name.into(), kind: HostKind::Nixos }, top)),
-                false => Err(RecordedError::Toplevel(name)),
+            let host = |(name, top): (String, usize)| {
+                if top >= steps.len() {
+                    return Err(RecordedError::Toplevel(name));
+                }
+                Ok((Host { name: name.into(), kind: HostKind::Nixos }, top))
             };
             hosts.into_iter().map(host).collect::<Result<_, _>>()
         };

@@ -105,10 +105,10 @@ pub fn watch(seed: u64, prepare: impl Fn(&mut Fleet), watcher: Watcher<'_>) -> R
         history: Vec::new(),
     };
     simulation.set_up();
-    let result = simulation.run(watcher).and_then(|()| match seed.is_multiple_of(8) {
-        true => simulation.replay(&prepare),
-        false => Ok(()),
-    });
+    let mut result = simulation.run(watcher);
+    if result.is_ok() && seed.is_multiple_of(8) {
+        result = simulation.replay(&prepare);
+    }
     let (event, at) = (simulation.history.len(), simulation.now);
     result.map_err(|broken| Defeat { seed, event, at, broken })?;
     let Witness { runs_over: runs, leases_sent: leases, .. } = simulation.witness;

@@ -82,7 +82,7 @@ impl World {
         let leaves = world.nodes.len();
         let tops: Vec<usize> = (0..random.within(1, 6)).map(|_| world.add_top(random, leaves)).collect();
         for number in 0..random.within(1, 3) {
-            let hosts = random.within(if failures { 0 } else { 1 }, 6);
+            let hosts = random.within(u64::from(!failures), 6);
             let mut tree = Tree::default();
             for number in 0..hosts {
                 if random.chance(850) {

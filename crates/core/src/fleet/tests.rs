@@ -193,9 +193,10 @@ impl Stage {
     }
 
     fn fire(&mut self, which: impl Fn(&Timer) -> bool) {
-        let (due, rest) = std::mem::take(&mut self.timers).into_iter().partition(|(timer, _)| which(timer));
+        let (due, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.timers).into_iter().partition(|(timer, _)| which(timer));
         self.timers = rest;
-        for (timer, at) in Vec::<(Timer, Time)>::from(due) {
+        for (timer, at) in due {
             self.now = self.now.max(at.0);
             self.apply(Event::TimerFired { timer });
         }
