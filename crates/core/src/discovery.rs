@@ -1,5 +1,8 @@
 //! Discovery: which hosts a run has, and in which order they are evaluated.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::effect::{Notice, Outcome};
 use crate::evaluation::EvalWork;
 use crate::event::{Failure, FailureCode};
@@ -9,19 +12,25 @@ use crate::id::{EvalJobId, Host, RunId, Side};
 use crate::run::{Run, failure};
 use crate::target::HostEntry;
 
+/// Names shown to whoever selected none.
+const MAX_LEFT_OUT: usize = 1000;
+
 impl Fleet {
-    pub(crate) fn discovered(&mut self, id: EvalJobId, mut hosts: Vec<Host>) {
+    pub(crate) fn discovered(&mut self, id: EvalJobId, hosts: Vec<Host>) {
         if self.evals.jobs.get(&id).is_none_or(|job| job.work.hosts.is_some()) {
             return;
         }
         let Some(job) = self.end_eval(id) else { return };
         let (run_id, tree) = (job.work.run, job.work.tree);
         let Some(run) = self.runs.get_mut(&run_id) else { return };
-        hosts.retain(|host| glob::selects(&run.request.selection, host));
+        let (mut hosts, left_out): (Vec<_>, Vec<_>) =
+            hosts.into_iter().partition(|host| glob::selects(&run.request.selection, host));
+        let left_out = left_out.into_iter().map(|host| host.name).take(MAX_LEFT_OUT).collect();
         hosts.sort();
         hosts.dedup();
         run.target_evaluated(self.now);
         run.trees[tree].found = Some(hosts.clone());
+        run.trees[tree].left_out = left_out;
         for side in self.sides_of(run_id, tree) {
             self.notify(run_id, Notice::HostsFound { side, hosts: hosts.clone() });
         }
@@ -51,7 +60,10 @@ impl Fleet {
         let (found, limit) = (hosts.len(), self.config.max_hosts);
         if found == 0 || found > limit {
             let failure = if found == 0 {
-                failure(FailureCode::NoHosts, "no host matches the selection")
+                Failure {
+                    detail: run.left_out(),
+                    ..failure(FailureCode::NoHosts, "no host matches the selection")
+                }
             } else {
                 failure(
                     FailureCode::Infrastructure,
@@ -74,6 +86,13 @@ impl Fleet {
 }
 
 impl Run {
+    /// Names that the selection left out, one a line, for whoever misspelt one.
+    fn left_out(&self) -> Arc<str> {
+        let names: BTreeSet<&str> =
+            self.trees.iter().flat_map(|tree| &tree.left_out).map(|name| &**name).collect();
+        names.into_iter().collect::<Vec<_>>().join("\n").into()
+    }
+
     fn add_targets(&mut self, tree: usize, side: Side) {
         let found = self.trees[tree].found.as_deref().unwrap_or_default();
         for entry in &mut self.hosts {

@@ -51,6 +51,8 @@ pub(crate) struct Tree {
     pub(crate) sides: Vec<Side>,
     /// What it holds, after selection.
     pub(crate) found: Option<Vec<Host>>,
+    /// Names that the selection left out, as many as a person may want to see.
+    pub(crate) left_out: Vec<Arc<str>>,
     /// Discoveries that were lost.
     pub(crate) tries: u32,
 }
@@ -87,7 +89,13 @@ pub(crate) struct Verdict {
 
 impl Run {
     fn new(request: RunRequest, now: Time) -> Self {
-        let tree = |source, sides: &[Side]| Tree { source, sides: sides.to_vec(), found: None, tries: 0 };
+        let tree = |source, sides: &[Side]| Tree {
+            source,
+            sides: sides.to_vec(),
+            found: None,
+            left_out: Vec::new(),
+            tries: 0,
+        };
         let trees = match request.before {
             Some(before) if before == request.after => vec![tree(before, &[Side::Before, Side::After])],
             Some(before) => vec![tree(before, &[Side::Before]), tree(request.after, &[Side::After])],

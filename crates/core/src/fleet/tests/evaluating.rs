@@ -59,6 +59,16 @@ fn without_a_matching_host_the_run_fails() {
 }
 
 #[test]
+fn whoever_selects_no_host_learns_which_there_are() {
+    let mut stage = Stage::with_worker(1);
+    let selection = Selection { hosts: vec!["wbe".into()], ..build(None).selection };
+    stage.submit(RUN, RunRequest { selection, ..build(None) });
+    stage.discover(&["web", "db"]);
+    let finished = stage.finished(RUN).unwrap();
+    assert_eq!(&*finished.failure.unwrap().detail, "db\nweb");
+}
+
+#[test]
 fn a_flake_that_does_not_evaluate_fails_the_run_with_its_error() {
     let mut stage = Stage::with_worker(1);
     stage.submit(RUN, build(Some(BEFORE)));
