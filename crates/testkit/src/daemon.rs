@@ -119,7 +119,7 @@ impl NixDaemon {
 
     /// Processes that build for this daemon right now.
     pub fn builders(&self) -> BTreeSet<u32> {
-        process::sandboxed_under(&self.root)
+        process::sandboxed_from(self.directory.path())
     }
 
     /// The daemon's processes, one a connection, itself and builders included.
@@ -206,7 +206,7 @@ impl NixDaemon {
 impl Drop for NixDaemon {
     fn drop(&mut self) {
         let mut doomed = process::family_of(self.directory.path());
-        doomed.extend(process::sandboxed_under(&self.root));
+        doomed.extend(process::sandboxed_from(self.directory.path()));
         let _ = self.child.kill();
         for &pid in &doomed {
             process::kill_hard(pid);

@@ -3,10 +3,14 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, StatVfsMountFlags};
 use tempfile::TempDir;
 
 const MISSING: &str = "no Nix to test with: run scripts/test, or set FLEET_TEST_NIX to a directory with nix and \
                        nix-daemon (scripts/ensure-nix prints one)";
+
+const MEMORY: &str = "/dev/shm";
+const ENOUGH_ROOM: u64 = 2 << 30;
 
 /// The directory that holds `nix` and `nix-daemon`.
 #[derive(Clone, Debug)]
@@ -49,15 +53,27 @@ impl NixInstallation {
     }
 }
 
-/// A fresh directory with a path short enough for the Unix sockets inside it (at most 108 bytes).
+/// A fresh directory with a path short enough for the Unix sockets inside it (at most 108 bytes), in memory where
+/// there is room: stores are thousands of small files.
 pub fn short_temp_dir() -> TempDir {
-    let place = Some(env::temp_dir()).filter(|place| place.as_os_str().len() <= 32);
-    let place = place.unwrap_or_else(|| PathBuf::from("/tmp"));
+    let place = if has_room(Path::new(MEMORY)) {
+        PathBuf::from(MEMORY)
+    } else {
+        Some(env::temp_dir()).filter(|place| place.as_os_str().len() <= 32).unwrap_or_else(|| "/tmp".into())
+    };
     tempfile::Builder::new()
         .prefix("fl-")
         .rand_bytes(6)
         .tempdir_in(place)
         .expect("a writable temporary directory")
+}
+
+fn has_room(directory: &Path) -> bool {
+    rustix::fs::access(directory, Access::WRITE_OK).is_ok()
+        && rustix::fs::statvfs(directory).is_ok_and(|system| {
+            system.f_bavail * system.f_frsize >= ENOUGH_ROOM
+                && !system.f_flag.contains(StatVfsMountFlags::NOEXEC)
+        })
 }
 
 fn directory_on_path() -> Option<PathBuf> {

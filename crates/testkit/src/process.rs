@@ -79,14 +79,15 @@ fn with_descendants(mut family: BTreeSet<u32>, parents: &BTreeMap<u32, u32>) -> 
     }
 }
 
-/// Builders that run in a sandbox below `directory`, orphaned ones too: their mounts show it.
-pub(crate) fn sandboxed_under(directory: &Path) -> BTreeSet<u32> {
-    let needle = directory.as_os_str().as_encoded_bytes();
+/// Builders in the sandboxes of the daemon that lives in `directory`, orphaned ones too: what is mounted there comes
+/// from it. How its path begins depends on the file system; its name is unique.
+pub(crate) fn sandboxed_from(directory: &Path) -> BTreeSet<u32> {
+    let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
     let ours = fs::read_link("/proc/self/ns/mnt").ok();
     parents()
         .into_keys()
         .filter(|&pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() != ours)
-        .filter(|&pid| is_running(pid) && mentions(pid, "mountinfo", needle))
+        .filter(|&pid| is_running(pid) && mentions(pid, "mountinfo", name))
         .collect()
 }
 
