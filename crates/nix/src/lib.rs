@@ -16,6 +16,7 @@ pub mod hash;
 pub mod nar;
 pub mod narinfo;
 pub mod path_info;
+mod plain_text;
 pub mod signature;
 pub mod store_path;
 

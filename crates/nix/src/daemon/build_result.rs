@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 
-use super::ansi;
 use super::codec::{self, Encoder, LONG_TEXT, SHORT_TEXT};
 use super::error::{Malformed, ReadError};
 use super::stderr::TEXT;
 use super::values;
 use super::version::{Dialect, FEATURE_TYPED_REALISATIONS};
+use crate::plain_text::plain_text;
 use crate::store_path::{OutputName, StoreDir, StorePath};
 
 /// How a build or substitution ended.
@@ -113,7 +113,7 @@ pub async fn read_build_result<R: AsyncRead + Unpin>(
     dialect: &Dialect,
 ) -> Result<BuildResult, ReadError> {
     let status = BuildStatus::from_word(codec::read_u64(reader).await?);
-    let error_message = ansi::plain_text(&codec::read_bytes_cut(reader, TEXT).await?);
+    let error_message = plain_text(codec::read_bytes_cut(reader, TEXT).await?);
     let times_built = codec::read_u64(reader).await?;
     let is_non_deterministic = codec::read_bool(reader).await?;
     let start_time = codec::read_u64(reader).await?;

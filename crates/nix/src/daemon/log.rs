@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use super::ansi;
 use super::stderr::{Field, Frame};
+use crate::plain_text::plain_text;
 
 /// Sees every event as it arrives. `Break` closes the connection, which ends the work.
 pub type Observer<'a> = &'a mut (dyn FnMut(LogEvent) -> ControlFlow<()> + Send);
@@ -166,14 +166,14 @@ impl LogEvent {
     /// None for messages that end the work or carry data.
     pub fn from_frame(frame: Frame) -> Option<Self> {
         Some(match frame {
-            Frame::Next(text) => Self::Message { text: ansi::plain_text(&text).trim_end().to_owned() },
+            Frame::Next(text) => Self::Message { text: plain_text(&text).trim_end().to_owned() },
             Frame::StartActivity { id, level, kind, text, fields, parent } => {
                 Self::ActivityStarted(Activity {
                     id,
                     parent,
                     level,
                     kind: kind.into(),
-                    text: ansi::plain_text(&text),
+                    text: plain_text(&text),
                     fields,
                 })
             }
@@ -186,7 +186,7 @@ impl LogEvent {
     fn from_result(activity: u64, kind: u64, mut fields: Vec<Field>) -> Self {
         match (kind, fields.as_mut_slice()) {
             (101, [Field::Text(line)]) => Self::BuildLogLine { activity, line: std::mem::take(line) },
-            (104, [Field::Text(phase)]) => Self::Phase { activity, phase: ansi::plain_text(phase) },
+            (104, [Field::Text(phase)]) => Self::Phase { activity, phase: plain_text(phase) },
             (
                 105,
                 &mut [

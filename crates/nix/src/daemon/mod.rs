@@ -7,7 +7,6 @@
 //! [`codec`], [`framed`], [`handshake`], [`stderr`] and [`values`] serve both ends of the protocol.
 
 mod address;
-mod ansi;
 mod build;
 mod build_result;
 pub mod codec;

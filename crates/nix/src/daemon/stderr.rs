@@ -8,6 +8,7 @@ use tokio::io::AsyncRead;
 use super::codec::{self, Encoder, SHORT_TEXT};
 use super::error::{DaemonError, Malformed, ReadError, RemoteError};
 use super::log::{LogEvent, Observer};
+use crate::plain_text::plain_text;
 
 /// How much of a log line or message is kept.
 pub const TEXT: u64 = 1024 * 1024;
@@ -160,7 +161,7 @@ async fn refuse_position<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), Rea
 
 async fn read_plain_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<String, ReadError> {
     let bytes = codec::read_bytes_cut(reader, TEXT).await?;
-    Ok(super::ansi::plain_text(&bytes))
+    Ok(plain_text(bytes))
 }
 
 async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Field>, ReadError> {

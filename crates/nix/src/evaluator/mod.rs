@@ -4,7 +4,6 @@
 //! user's configuration, and reaches the store only through the URI it is given. One host's error never
 //! touches another. Nothing here builds: what evaluation wants built goes through the store it was given.
 
-mod ansi;
 mod bounded_lines;
 mod cause;
 mod child;

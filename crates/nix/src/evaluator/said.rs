@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::ansi::plain;
+use crate::plain_text::plain_text;
 
 /// Nix prints these itself; user code's own output arrives inside a message.
 const PREFIX: &[u8] = b"@nix ";
@@ -36,10 +36,10 @@ impl Said {
     pub(super) fn parse(line: &[u8], nonce: &str) -> Said {
         let Some(json) = line.strip_prefix(PREFIX) else {
             // Nix's last words before it gives up arrive outside the log.
-            return Said::of(plain(&String::from_utf8_lossy(line)));
+            return Said::of(plain_text(line));
         };
         let Ok(record) = serde_json::from_slice::<Record>(json) else {
-            return Said::Text(plain(&String::from_utf8_lossy(json)));
+            return Said::Text(plain_text(json));
         };
         if record.action != "msg" || record.level > WARNING {
             return Said::Nothing;
@@ -47,7 +47,7 @@ impl Said {
         if let Some(announcement) = announcement(&record.msg, nonce) {
             return announcement;
         }
-        Said::of(plain(&record.msg))
+        Said::of(plain_text(&record.msg))
     }
 
     fn of(text: String) -> Said {
