@@ -34,6 +34,8 @@ pub struct FleetConfig {
     pub backoff: Backoff,
     /// How long work that fits no connected worker waits for one; 0 means not at all.
     pub unplaceable_after_ms: u64,
+    /// How long work waits for the very first worker, if that is longer: a fleet that starts has none yet.
+    pub first_worker_within_ms: u64,
     /// How long a run may take as a whole; 0 means for ever.
     pub run_deadline_ms: u64,
     /// Ended runs that views still show.
@@ -57,6 +59,7 @@ impl Default for FleetConfig {
             refusals: 16,
             backoff: Backoff::default(),
             unplaceable_after_ms: 10 * 60 * 1_000,
+            first_worker_within_ms: 30 * 1_000,
             run_deadline_ms: 24 * 60 * 60 * 1_000,
             finished_runs: 64,
         }

@@ -42,6 +42,8 @@ pub struct Fleet {
     pub(crate) waiters: BTreeMap<StepId, Vec<TargetRef>>,
     /// Runs that this event changed.
     pub(crate) touched: BTreeSet<RunId>,
+    /// Whether a worker ever joined.
+    pub(crate) met_worker: bool,
     /// When [`Timer::Unplaceable`] is due, if it is armed.
     pub(crate) patience_ends: Option<Time>,
     grants: u64,
@@ -66,6 +68,7 @@ impl Fleet {
             refusals: BTreeMap::new(),
             waiters: BTreeMap::new(),
             touched: BTreeSet::new(),
+            met_worker: false,
             patience_ends: None,
             grants: 0,
             effects: Vec::new(),

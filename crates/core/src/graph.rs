@@ -193,6 +193,11 @@ impl Graph {
         given.iter().map(|input| self.resolve(*input)).filter(move |input| *input != id)
     }
 
+    /// Steps among the inputs of a derivation itself, whether or not its step is made so at present.
+    pub(crate) fn inputs_of_derivation(&self, id: StepId) -> impl Iterator<Item = StepId> + '_ {
+        self.step(id).made.inputs.of(&self.input_arena).iter().map(|input| self.resolve(*input))
+    }
+
     pub(crate) fn dependents(&self, id: StepId) -> impl Iterator<Item = StepId> + '_ {
         self.dependents.iter(self.step(id).dependents)
     }

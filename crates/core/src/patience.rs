@@ -2,6 +2,7 @@
 //!
 //! Owns the times since which things wait for a worker, and the one timer over all of them.
 
+use crate::config::FleetConfig;
 use crate::effect::TargetStatus;
 use crate::event::{Failure, FailureCode, Timer};
 use crate::fleet::Fleet;
@@ -15,16 +16,22 @@ impl Fleet {
     /// whether there was any.
     pub(crate) fn give_up_stranded(&mut self) -> bool {
         let Some(since) = self.note_stranded() else { return false };
-        if self.config.unplaceable_after_ms == 0 {
+        let patience_ms = self.patience_ms();
+        if patience_ms == 0 {
             self.fail_stranded(self.now);
             return true;
         }
-        let due = since.plus_ms(self.config.unplaceable_after_ms);
+        let due = since.plus_ms(patience_ms);
         if self.patience_ends.is_none_or(|armed| armed > due) {
             self.patience_ends = Some(due);
             self.arm(Timer::Unplaceable, due);
         }
         false
+    }
+
+    fn patience_ms(&self) -> u64 {
+        let FleetConfig { unplaceable_after_ms, first_worker_within_ms, .. } = self.config;
+        if self.met_worker { unplaceable_after_ms } else { unplaceable_after_ms.max(first_worker_within_ms) }
     }
 
     /// Since when the first of what is stranded is.
@@ -71,7 +78,7 @@ impl Fleet {
         }
         self.patience_ends = None;
         // What began to wait later arms the timer again.
-        if let Some(since) = self.now.0.checked_sub(self.config.unplaceable_after_ms) {
+        if let Some(since) = self.now.0.checked_sub(self.patience_ms()) {
             self.fail_stranded(Time(since));
         }
     }

@@ -61,6 +61,7 @@ impl Fleet {
             realises: BTreeSet::new(),
         };
         self.workers.insert(id, worker);
+        self.met_worker = true;
     }
 
     pub(crate) fn worker_lost(&mut self, id: WorkerId) {

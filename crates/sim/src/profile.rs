@@ -69,6 +69,7 @@ impl Profile {
             eval_group: random.index(4) + 1,
             backoff: Backoff { base_ms: random.within(0, 500), factor: random.within(1, 3), cap_ms: 4_000 },
             unplaceable_after_ms: if none { 30_000 } else { random.within(0, 10_000) },
+            first_worker_within_ms: random.within(0, 5_000),
             run_deadline_ms: if none { 0 } else { random.within(1_000, 60_000) },
             max_runs: if none { 64 } else { 2 },
             max_hosts: if none { 1_000 } else { 3 },

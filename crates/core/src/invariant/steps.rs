@@ -133,11 +133,20 @@ fn failures(fleet: &Fleet) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Steps that need `root` in some way they can be made: a failure is remembered when the way has changed.
 fn dependents_of(fleet: &Fleet, root: StepId) -> BTreeSet<StepId> {
+    let graph = &fleet.graph;
+    let mut users: BTreeMap<StepId, Vec<StepId>> = BTreeMap::new();
+    for id in graph.ids() {
+        for input in graph.inputs_of_derivation(id) {
+            users.entry(input).or_default().push(graph.resolve(id));
+        }
+    }
     let mut found = BTreeSet::new();
     let mut open = vec![root];
     while let Some(step) = open.pop() {
-        open.extend(fleet.graph.dependents(step).filter(|dependent| found.insert(*dependent)));
+        let users = users.get(&step).into_iter().flatten();
+        open.extend(users.filter(|dependent| found.insert(**dependent)));
     }
     found
 }

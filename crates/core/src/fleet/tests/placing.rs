@@ -109,15 +109,34 @@ fn a_step_that_fits_nobody_fails_when_patience_ends() {
 #[test]
 fn without_patience_what_fits_nobody_fails_at_once() {
     let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    stage.join(WORKER, 1, 1);
+    stage.lose(WORKER);
     stage.submit(RUN, build(None));
     let failure = stage.finished(RUN).unwrap().failure.unwrap();
     assert_eq!(failure.code, FailureCode::NoWorker);
-    stage.join(WORKER, 1, 1);
+    stage.join(WorkerId(2), 1, 1);
     let arm = NewStep { system: "aarch64-linux".into(), ..step("arm", &[]) };
     stage.run(RunId(2), &[("arm", wants(&[arm])), ("web", wants(&[step("web", &[])]))]);
     assert_eq!(stage.status(RunId(2), "arm", Side::After), Some(TargetStatus::BuildFailed));
     stage.build_all();
     assert_eq!(stage.status(RunId(2), "web", Side::After), Some(TargetStatus::Built));
+}
+
+#[test]
+fn even_without_patience_a_run_waits_for_the_first_worker() {
+    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    stage.submit(RUN, build(None));
+    assert!(stage.finished(RUN).is_none());
+    stage.join(WORKER, 1, 1);
+    stage.discover(&["web"]);
+    stage.evaluate(AFTER, "web", Ok(there("top")));
+    stage.realise_all();
+    assert_eq!(stage.finished(RUN).unwrap().outcome, Outcome::Succeeded);
+    // Without one it does not wait for ever.
+    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    stage.submit(RUN, build(None));
+    stage.fire_timers();
+    assert_eq!(stage.finished(RUN).unwrap().failure.unwrap().code, FailureCode::NoWorker);
 }
 
 #[test]
