@@ -48,6 +48,7 @@ impl Fleetctl {
             .env("FLEET_NIX", daemon.nix_bin())
             .env("FLEET_STATE_DIR", scratch.join("state"))
             .env("FLEET_CACHE_DIR", scratch.join("cache"))
+            .env("TMPDIR", &scratch)
             .current_dir(&scratch)
             .stdin(Stdio::null());
         Fleetctl { command }
