@@ -31,6 +31,12 @@ pub enum StoreError {
     /// The chunk is not what it should be.
     #[error(transparent)]
     Chunk(#[from] ChunkError),
+    /// No such chunk is here.
+    #[error("chunk {0} is not in the chunk store")]
+    Absent(Digest),
+    /// What was kept is no longer what the name says.
+    #[error("chunk {0} was damaged on disk and is removed: send its source again")]
+    Damaged(Digest),
     /// Checking was interrupted.
     #[error("checking a chunk was interrupted")]
     Interrupted,
@@ -64,10 +70,7 @@ impl ChunkStore {
 
     /// Keeps a frame under its name, after checking that it holds what the name says.
     pub async fn put(&self, digest: Digest, frame: Bytes) -> Result<(), StoreError> {
-        let checked = frame.clone();
-        tokio::task::spawn_blocking(move || open_frame(digest, &checked))
-            .await
-            .map_err(|_| StoreError::Interrupted)??;
+        check(digest, &frame).await?;
         let once = PutOptions::from(PutMode::Create);
         match self.objects.put_opts(&location(digest), frame.into(), once).await {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
@@ -75,10 +78,29 @@ impl ChunkStore {
         }
     }
 
-    /// The frame of a chunk; the receiver opens and thereby checks it.
+    /// The frame of a chunk. One that was damaged at rest is removed, so that it can be put again.
     pub async fn get(&self, digest: Digest) -> Result<Bytes, StoreError> {
-        Ok(self.objects.get(&location(digest)).await?.bytes().await?)
+        let frame = match self.objects.get(&location(digest)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Err(StoreError::Absent(digest)),
+            Err(other) => return Err(other.into()),
+        };
+        if let Err(error) = check(digest, &frame).await {
+            if matches!(error, StoreError::Chunk(_)) {
+                self.objects.delete(&location(digest)).await?;
+                return Err(StoreError::Damaged(digest));
+            }
+            return Err(error);
+        }
+        Ok(frame)
     }
+}
+
+/// Whether a frame holds what its name says.
+async fn check(digest: Digest, frame: &Bytes) -> Result<(), StoreError> {
+    let frame = frame.clone();
+    let opened = tokio::task::spawn_blocking(move || open_frame(digest, &frame).map(drop)).await;
+    Ok(opened.map_err(|_| StoreError::Interrupted)??)
 }
 
 fn location(digest: Digest) -> object_store::path::Path {
@@ -103,6 +125,21 @@ mod tests {
         assert!(matches!(store.put(forged, frame.clone()).await, Err(StoreError::Chunk(_))));
         assert_eq!(store.missing(vec![forged, chunk.digest]).await.expect("answers"), vec![forged]);
         assert_eq!(store.get(chunk.digest).await.expect("reads"), frame);
-        assert!(store.get(forged).await.is_err());
+        assert!(matches!(store.get(forged).await, Err(StoreError::Absent(digest)) if digest == forged));
+    }
+
+    #[tokio::test]
+    async fn a_chunk_damaged_at_rest_is_never_given_and_can_be_put_again() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let store = ChunkStore::open(directory.path()).expect("opens");
+        let chunk = RawChunk { digest: Digest::of(b"one"), data: b"one".to_vec() };
+        let frame = seal_frame(&chunk).expect("compresses");
+        store.put(chunk.digest, frame.clone()).await.expect("stores");
+        let file = directory.path().join(location(chunk.digest).as_ref());
+        std::fs::write(&file, b"").expect("a crash leaves an empty file");
+        assert!(matches!(store.get(chunk.digest).await, Err(StoreError::Damaged(_))));
+        assert_eq!(store.missing(vec![chunk.digest]).await.expect("answers"), vec![chunk.digest]);
+        store.put(chunk.digest, frame.clone()).await.expect("stores again");
+        assert_eq!(store.get(chunk.digest).await.expect("reads"), frame);
     }
 }
