@@ -27,6 +27,16 @@ pub enum WireError {
 }
 
 const MAX_NAME: usize = 1024;
+const MAX_WORD: usize = 256;
+const MAX_CAUSE: usize = 4 << 10;
+const MAX_DETAIL: usize = 64 << 10;
+const MAX_WANTED: usize = 1 << 20;
+const MAX_OUTPUTS: usize = 1024;
+const MAX_REFERENCES: usize = 1 << 16;
+/// Largest chunk of a manifest, bytes.
+const MAX_CHUNK: u32 = 1 << 20;
+/// Hash part, dash, and the longest name Nix allows.
+const MAX_STORE_NAME: usize = 32 + 1 + 211;
 const MAX_GLOBS: usize = 1024;
 const MAX_HOSTS: usize = 100_000;
 
@@ -61,11 +71,34 @@ pub fn source_id(source: &v1::Source) -> Result<SourceId, WireError> {
     bytes.try_into().map(SourceId).map_err(|_| WireError::Invalid("source.nar_hash"))
 }
 
+/// A source with all that a worker needs of it.
+fn source(source: &v1::Source) -> Result<SourceId, WireError> {
+    let id = source_id(source)?;
+    let manifest = source.manifest.as_ref().ok_or(WireError::Missing("source.manifest"))?;
+    let whole = |chunk: &v1::ChunkRef| chunk.digest.len() == 32 && chunk.size <= MAX_CHUNK;
+    let size: u64 = manifest.chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
+    if !manifest.chunks.iter().all(whole) || size != source.nar_size {
+        return Err(WireError::Invalid("source.manifest"));
+    }
+    let plain = |part: &str| !matches!(part, "" | "." | "..");
+    if !source.subdir.is_empty() && !source.subdir.split('/').all(plain) {
+        return Err(WireError::Invalid("source.subdir"));
+    }
+    if source.rev.len() > 64 || !source.rev.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(WireError::Invalid("source.rev"));
+    }
+    Ok(id)
+}
+
 /// What a client asks for.
 pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError> {
     let after = request.after.as_ref().ok_or(WireError::Missing("after"))?;
     let selection = request.selection.clone().unwrap_or_default();
     if selection.hosts.len() > MAX_GLOBS || selection.excludes.len() > MAX_GLOBS {
+        return Err(WireError::TooLarge("selection"));
+    }
+    let mut patterns = selection.hosts.iter().chain(&selection.excludes);
+    if patterns.any(|glob| glob.len() > MAX_NAME) || selection.kinds.len() > 16 {
         return Err(WireError::TooLarge("selection"));
     }
     let globs = |list: Vec<String>| list.into_iter().map(Arc::from).collect();
@@ -76,8 +109,8 @@ pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError>
     kinds.sort_unstable();
     kinds.dedup();
     Ok(RunRequest {
-        before: request.before.as_ref().map(source_id).transpose()?,
-        after: source_id(after)?,
+        before: request.before.as_ref().map(source).transpose()?,
+        after: source(after)?,
         selection: Selection { hosts: globs(selection.hosts), excludes: globs(selection.excludes), kinds },
         on_failure: if request.fail_fast { OnFailure::FailFast } else { OnFailure::KeepGoing },
         goal: if request.dry_run { Goal::Plan } else { Goal::Build },
@@ -86,10 +119,11 @@ pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError>
 
 /// What a worker says it can do.
 pub fn worker_hello(hello: v1::Hello) -> Result<WorkerHello, WireError> {
-    if hello.name.is_empty() || hello.name.len() > MAX_NAME {
+    if hello.name.is_empty() || hello.name.len() > MAX_NAME || hello.name.contains(char::is_control) {
         return Err(WireError::Invalid("hello.name"));
     }
-    if hello.systems.len() > 64 || hello.features.len() > 256 {
+    let mut words = hello.systems.iter().chain(&hello.features);
+    if hello.systems.len() > 64 || hello.features.len() > 256 || words.any(|word| word.len() > MAX_WORD) {
         return Err(WireError::TooLarge("hello.systems"));
     }
     Ok(WorkerHello {
@@ -106,10 +140,15 @@ pub fn failure(failure: v1::Failure) -> Failure {
     let drv = (!failure.drv.is_empty()).then(|| DrvPath::from(failure.drv));
     Failure {
         code: failure_code(&failure.code),
-        cause: failure.cause.into(),
-        detail: failure.detail.into(),
+        cause: shortened(&failure.cause, MAX_CAUSE).into(),
+        detail: shortened(&failure.detail, MAX_DETAIL).into(),
         drv,
     }
+}
+
+/// The beginning of a text that is too long.
+fn shortened(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 fn failure_code(code: &str) -> FailureCode {
@@ -158,9 +197,12 @@ pub fn host_evaluated(worker: WorkerId, message: v1::HostEvaluated) -> Result<Ev
     let host = host(message.host.ok_or(WireError::Missing("host"))?)?;
     let result = match message.result.ok_or(WireError::Missing("result"))? {
         v1::host_evaluated::Result::Failure(failed) => Err(failure(failed)),
+        v1::host_evaluated::Result::Evaluated(evaluated) if evaluated.wanted.len() > MAX_WANTED => {
+            return Err(WireError::TooLarge("wanted"));
+        }
         v1::host_evaluated::Result::Evaluated(evaluated) => Ok(Evaluated {
             drv: drv_path(evaluated.drv)?,
-            toplevel: (!evaluated.output.is_empty()).then(|| evaluated.output.into()),
+            toplevel: Some(evaluated.output).filter(|path| !path.is_empty()).map(output_path).transpose()?,
             wanted: evaluated.wanted.into_iter().map(drv_path).collect::<Result<_, _>>()?,
             new_steps: Vec::new(),
             substitutable_new: evaluated.substitutable_new,
@@ -171,10 +213,39 @@ pub fn host_evaluated(worker: WorkerId, message: v1::HostEvaluated) -> Result<Ev
 }
 
 fn drv_path(path: String) -> Result<DrvPath, WireError> {
-    if path.len() > 300 || path.as_bytes().get(32) != Some(&b'-') {
+    if !(is_store_name(&path) && path.ends_with(".drv")) {
         return Err(WireError::Invalid("drv"));
     }
     Ok(path.into())
+}
+
+fn output_path(path: String) -> Result<OutputPath, WireError> {
+    if is_store_name(&path) { Ok(path.into()) } else { Err(WireError::Invalid("output")) }
+}
+
+/// Whether this has the form of a store path's base name.
+fn is_store_name(text: &str) -> bool {
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(&byte);
+    let hash = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
+    let bytes = text.as_bytes();
+    bytes.len() > 33
+        && bytes.len() <= MAX_STORE_NAME
+        && bytes[..32].iter().all(hash)
+        && bytes[32] == b'-'
+        && bytes[33..].iter().all(|byte| name(*byte))
+}
+
+/// Whether a path info is well formed; watchers get it as it is.
+pub fn path_info(info: &v1::PathInfo) -> Result<(), WireError> {
+    if info.references.len() > MAX_REFERENCES {
+        return Err(WireError::TooLarge("info.references"));
+    }
+    let deriver = (!info.deriver.is_empty()).then_some(&info.deriver);
+    let mut names = info.references.iter().chain([&info.path]).chain(deriver);
+    if info.nar_hash.len() != 32 || !names.all(|name| is_store_name(name)) {
+        return Err(WireError::Invalid("info"));
+    }
+    Ok(())
 }
 
 /// A running step.
@@ -190,11 +261,16 @@ pub fn step_reported(
     detail: &Arc<str>,
 ) -> Result<Event, WireError> {
     let drv = drv_path(message.drv)?;
-    let outputs =
-        message.outputs.into_iter().map(|o| (Arc::from(o.name), OutputPath::from(o.path))).collect();
+    if message.outputs.len() > MAX_OUTPUTS {
+        return Err(WireError::TooLarge("outputs"));
+    }
+    let outputs = message.outputs.into_iter();
+    let outputs = outputs
+        .map(|output| Ok((Arc::from(shortened(&output.name, MAX_WORD)), output_path(output.path)?)))
+        .collect::<Result<_, _>>()?;
     let class = v1::OutcomeClass::try_from(message.outcome).map_err(|_| WireError::Invalid("outcome"))?;
     let failed = |class: FailureClass, code: FailureCode| {
-        let cause = Arc::from(message.message.as_str());
+        let cause = Arc::from(shortened(&message.message, MAX_CAUSE));
         StepOutcome::Failed(class, Failure { code, cause, detail: detail.clone(), drv: Some(drv.clone()) })
     };
     let outcome = match class {
@@ -231,3 +307,6 @@ pub fn realised(worker: WorkerId, message: v1::PathsRealised) -> Event {
     let result = message.failure.map_or(Ok(()), |failed| Err(failure(failed)));
     Event::Realised { worker, job: RealiseJobId(message.job), epoch: Epoch(message.epoch), result }
 }
+
+#[cfg(test)]
+mod tests;
