@@ -143,6 +143,21 @@ fn ci_runs_what_the_readme_tells_people_to_run() {
 }
 
 #[test]
+fn scripts_can_be_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts = tracked_files().into_iter().filter(|path| read_lossy(path).starts_with("#!"));
+    for script in scripts {
+        let mode = fs::metadata(root().join(&script)).expect("it is tracked").permissions().mode();
+        assert!(mode & 0o111 != 0, "{script} is not executable");
+        if read_lossy(&script).starts_with("#!/usr/bin/env bash") {
+            let parsed =
+                Command::new("bash").arg("-n").arg(root().join(&script)).output().expect("bash runs");
+            assert!(parsed.status.success(), "{script}: {}", String::from_utf8_lossy(&parsed.stderr));
+        }
+    }
+}
+
+#[test]
 fn licences_and_guides_are_there() {
     let guides =
         ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"];
@@ -178,6 +193,12 @@ fn root() -> PathBuf {
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The beginning of a file that need not be text.
+fn read_lossy(path: &str) -> String {
+    let bytes = fs::read(root().join(path)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).into_owned()
 }
 
 /// What git tracks or would track, so that a new file is checked before it is committed.
