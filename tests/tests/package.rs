@@ -25,7 +25,8 @@ fn the_package_names_files_and_crates_that_exist() {
          assert builtins.length package.src == 6;
          package.version + builtins.concatStringsSep \" \" package.cargoBuildFlags"
     );
-    let evaluated = daemon.nix(&["eval", "--impure", "--raw", "--expr", &expression]).output().expect("nix runs");
+    let evaluated =
+        daemon.nix(["eval", "--impure", "--raw", "--expr", &expression]).output().expect("nix runs");
     let flags = ["client", "coordinator", "worker"].map(|name| format!("--package=fleet-{name}")).join(" ");
     let expected = format!("{}{flags}", env!("CARGO_PKG_VERSION"));
     let stderr = String::from_utf8_lossy(&evaluated.stderr);
