@@ -9,6 +9,7 @@ pub mod config;
 pub mod embed;
 pub mod error;
 pub mod exit_code;
+pub mod failure;
 pub mod follow;
 pub mod options;
 pub mod output;

@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use crate::embed::{self, EmbedConfig, Embedded};
 use crate::error::CliError;
+use crate::failure;
 use crate::follow::Follower;
 use crate::options::RunOptions;
 use crate::progress::Display;
@@ -196,7 +197,8 @@ async fn follow<W: Write>(
         let deadline = give_up_at.unwrap_or_else(|| tokio::time::Instant::now() + CANCEL_WITHIN);
         tokio::select! {
             event = follower.next() => match event.map_err(lost)? {
-                Some(event) => {
+                Some(mut event) => {
+                    failure::tidy(&mut event);
                     display.show(&event);
                     record.apply(event);
                 }
