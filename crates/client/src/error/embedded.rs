@@ -37,7 +37,7 @@ impl From<EmbedError> for CliError {
             EmbedError::Worker(WorkerError::Proxy(_)) => {
                 "Make TMPDIR a directory that is writable and not too deep"
             }
-            EmbedError::Worker(WorkerError::Session(_)) => "Run the same command again",
+            EmbedError::Worker(_) => "Run the same command again",
         };
         Self::new(what).next(next)
     }

@@ -76,7 +76,9 @@ impl<W: Write> Console<W> {
     pub fn say(&mut self, saying: Saying, now_ms: u64) {
         self.spoken_ms = now_ms;
         let written = match (self.options.mode, saying) {
-            (Mode::Quiet, Saying::Line(Importance::Routine, _) | Saying::Block(..)) => Ok(()),
+            (Mode::Quiet, Saying::Line(Importance::Routine | Importance::Closing, _) | Saying::Block(..)) => {
+                Ok(())
+            }
             (Mode::Quiet, Saying::Line(Importance::Important, line)) => self.write_line(&line),
             (Mode::Live, Saying::Line(_, line)) => {
                 self.pending.push(line);
@@ -120,7 +122,7 @@ impl<W: Write> Console<W> {
         if self.options.fold {
             match importance {
                 Importance::Routine => self.open_group(ROUTINE_GROUP)?,
-                Importance::Important => self.close_group()?,
+                Importance::Important | Importance::Closing => self.close_group()?,
             }
         }
         self.write_line(line)

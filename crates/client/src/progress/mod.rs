@@ -6,6 +6,7 @@
 mod console;
 mod display;
 mod escape;
+mod hosts;
 mod line;
 mod narrate;
 mod render;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use fleet_wire::v1::{self, StepStatus, TargetStatus, run_event::Event};
 
 use super::escape::{log_lines, visible};
+use super::hosts::Hosts;
 use super::line::{Line, Style};
 use super::render::{duration, plural};
 
@@ -26,6 +27,8 @@ pub enum Importance {
     Routine,
     /// Never folded.
     Important,
+    /// The end of a run without failures: never folded, and nothing that one must know.
+    Closing,
 }
 
 /// Something to print.
@@ -44,6 +47,7 @@ pub struct Narrator {
     logs: bool,
     blocks: bool,
     planned: bool,
+    hosts: Hosts,
     told: BTreeSet<String>,
     pending: BTreeMap<String, Vec<u8>>,
 }
@@ -58,13 +62,15 @@ impl Narrator {
     pub fn narrate(&mut self, event: &v1::RunEvent) -> Vec<Saying> {
         match &event.event {
             Some(Event::HostsFound(found)) => {
+                self.hosts.find(found);
                 let side = side_name(found.side());
                 vec![routine("Found", Style::Good, &format!("{}{side}", plural(found.hosts.len(), "host")))]
             }
             Some(Event::TargetEvaluated(evaluated)) if self.verbosity > 0 => {
                 let steps = plural(evaluated.steps as usize, "step");
                 let side = side_name(evaluated.side());
-                let text = format!("{}{side}: {steps} to build", visible(&evaluated.host));
+                let host = self.hosts.label(&evaluated.host, evaluated.kind());
+                let text = format!("{host}{side}: {steps} to build");
                 vec![routine("Evaluated", Style::Good, &text)]
             }
             Some(Event::StepStarted(started)) if self.verbosity > 0 => {
@@ -77,7 +83,7 @@ impl Narrator {
             Some(Event::Notice(notice)) => {
                 vec![Saying::Line(Importance::Important, narrate_notice(&notice.text))]
             }
-            Some(Event::RunFinished(finished)) => vec![self.finish_line(finished)],
+            Some(Event::RunFinished(finished)) => self.finish_line(finished).into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -125,7 +131,11 @@ impl Narrator {
     }
 
     fn settled(&mut self, settled: &v1::TargetSettled) -> Vec<Saying> {
-        let host = format!("{}{}", visible(&settled.host), side_name(settled.side()));
+        let label = self.hosts.label(&settled.host, settled.kind());
+        let host = format!("{label}{}", side_name(settled.side()));
+        if is_failure(settled) {
+            self.hosts.fail(settled);
+        }
         match settled.status() {
             TargetStatus::Planned => {
                 self.planned = true;
@@ -138,7 +148,7 @@ impl Narrator {
             TargetStatus::Built => vec![routine("Finished", Style::Good, &host)],
             TargetStatus::Cached => vec![routine("Cached", Style::Good, &host)],
             TargetStatus::Unchanged if settled.side() == v1::Side::After => {
-                vec![routine("Unchanged", Style::Dim, &visible(&settled.host))]
+                vec![routine("Unchanged", Style::Dim, &label)]
             }
             TargetStatus::EvalFailed | TargetStatus::BuildFailed => {
                 let failure = settled.failure.clone().unwrap_or_default();
@@ -158,24 +168,27 @@ impl Narrator {
         }
     }
 
-    fn finish_line(&self, finished: &v1::RunFinished) -> Saying {
+    /// None for a run that could do nothing: an error says why.
+    fn finish_line(&self, finished: &v1::RunFinished) -> Option<Saying> {
+        let verb_text = match finished.outcome() {
+            v1::RunOutcome::Failed => return None,
+            v1::RunOutcome::Cancelled => "Stopped",
+            _ => "Done",
+        };
         let counts = finished.counts.unwrap_or_default();
-        let v1::Counts { wanted, built, substituted, cached, .. } = counts;
         let mut text = format!("in {}: ", duration(finished.total_ms));
-        if self.planned {
-            let steps = plural(wanted as usize, "step");
-            let _ = write!(text, "{steps} to build, {} to substitute", plural(substituted as usize, "path"));
-        } else {
-            let _ = write!(text, "{built} built, {substituted} substituted, {cached} there already");
+        let hosts = self.hosts.failures();
+        if hosts > 0 {
+            let _ = write!(text, "{hosts} of {} failed; ", plural(self.hosts.count(), "host"));
         }
-        if counts.deduplicated > 0 {
-            let _ = write!(text, ", {} shared", counts.deduplicated);
-        }
-        if counts.failed > 0 {
-            let _ = write!(text, ", {} failed", counts.failed);
-        }
-        let style = if counts.failed > 0 { Style::Bad } else { Style::Good };
-        important("Done", style, &text)
+        text.push_str(&if self.planned { planned(&counts) } else { done(&counts) });
+        let failed = hosts > 0 || counts.failed > 0;
+        let (importance, style) = match verb_text {
+            _ if failed => (Importance::Important, Style::Bad),
+            "Stopped" => (Importance::Important, Style::Notable),
+            _ => (Importance::Closing, Style::Good),
+        };
+        Some(Saying::Line(importance, verb(verb_text, style, &text)))
     }
 
     fn failure(&self, who: &str, failure: &v1::Failure, drv: &str, log_was_shown: bool) -> Vec<Saying> {
@@ -187,6 +200,27 @@ impl Narrator {
         let lines = failure_block(who, failure, drv, limit);
         lines.into_iter().map(|line| Saying::Line(Importance::Important, line)).collect()
     }
+}
+
+fn planned(counts: &v1::Counts) -> String {
+    let steps = plural(counts.wanted as usize, "step");
+    format!("{steps} to build, {} to substitute", plural(counts.substituted as usize, "path"))
+}
+
+/// What became of the steps; nothing is said of what did not happen.
+fn done(counts: &v1::Counts) -> String {
+    let v1::Counts { built, substituted, cached, deduplicated, failed, .. } = *counts;
+    let parts = [
+        (built, "built"),
+        (substituted, "substituted"),
+        (cached, "there already"),
+        (deduplicated, "shared"),
+        (failed, "failed"),
+    ];
+    let mut parts = parts.into_iter().filter(|(count, _)| *count > 0);
+    let Some((count, what)) = parts.next() else { return "nothing to build".to_owned() };
+    let first = format!("{} {what}", plural(count as usize, "step"));
+    parts.fold(first, |text, (count, what)| format!("{text}, {count} {what}"))
 }
 
 /// A failure with the end of its trace or log.

@@ -276,7 +276,7 @@ fn success_is_told_in_few_words() {
     Routine:    Unchanged db
     Routine:     Finished mail
     Routine:        Built linux-6.18.17 in 1m05s
-    Important:         Done in 1m10s: 3 built, 20 substituted, 7 there already, 12 shared
+    Closing:         Done in 1m10s: 3 steps built, 20 substituted, 7 there already, 12 shared
     ");
 }
 
@@ -412,6 +412,87 @@ fn durations_are_short() {
     assert_eq!([0, 59_999, 65_000, 7_380_000].map(duration), ["0s", "59s", "1m05s", "2h03m"]);
 }
 
+fn ended(outcome: v1::RunOutcome, counts: v1::Counts) -> RunEvent {
+    event(
+        0,
+        Event::RunFinished(v1::RunFinished {
+            outcome: outcome.into(),
+            counts: Some(counts),
+            total_ms: 2_000,
+            ..Default::default()
+        }),
+    )
+}
+
+#[test]
+fn the_end_tells_how_many_hosts_failed_and_leaves_out_what_did_not_happen() {
+    let nothing = v1::Counts::default();
+    let good = [ended(v1::RunOutcome::Succeeded, nothing)];
+    insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &good), @"Closing:         Done in 2s: nothing to build");
+    let bad = [
+        event(0, found(Side::Before, &["db", "web"])),
+        event(0, found(Side::After, &["db", "web"])),
+        event(0, settled("web", Side::Before, TargetStatus::BuildFailed, failure("it failed", "", "lib"))),
+        event(0, settled("web", Side::After, TargetStatus::BuildFailed, failure("it failed", "", "lib"))),
+        ended(v1::RunOutcome::Partial, v1::Counts { built: 1, failed: 3, ..Default::default() }),
+    ];
+    let text = said(&mut Narrator::new(0, false, false), &bad);
+    assert!(
+        text.ends_with("Important:         Done in 2s: 1 of 2 hosts failed; 1 step built, 3 failed\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_run_that_was_stopped_or_could_do_nothing_is_not_called_done() {
+    let counts = v1::Counts { built: 2, ..Default::default() };
+    let stopped = [ended(v1::RunOutcome::Cancelled, counts)];
+    insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &stopped), @"Important:      Stopped in 2s: 2 steps built");
+    // The error that follows says why.
+    assert_eq!(said(&mut Narrator::new(0, false, false), &[ended(v1::RunOutcome::Failed, counts)]), "");
+}
+
+#[test]
+fn quiet_leaves_a_good_end_out_and_keeps_a_bad_one() {
+    let ends = |failed| {
+        shown(Mode::Quiet, false, |console, narrator| {
+            let end = ended(v1::RunOutcome::Partial, v1::Counts { failed, ..Default::default() });
+            for saying in narrator.narrate(&end) {
+                console.say(saying, 0);
+            }
+        })
+    };
+    assert_eq!(ends(0), "");
+    assert_eq!(ends(1), "        Done in 2s: 1 step failed\n");
+}
+
+#[test]
+fn one_name_of_two_kinds_is_told_apart() {
+    let host = |name: &str, kind: v1::HostKind| v1::Host { name: name.into(), kind: kind.into() };
+    let hosts =
+        [host("eve", v1::HostKind::Nixos), host("eve", v1::HostKind::Home), host("web", v1::HostKind::Nixos)];
+    let found = Event::HostsFound(v1::HostsFound { side: Side::After.into(), hosts: hosts.into() });
+    let home = v1::TargetSettled {
+        host: "eve".into(),
+        kind: v1::HostKind::Home.into(),
+        side: Side::After.into(),
+        status: TargetStatus::Built.into(),
+        ..Default::default()
+    };
+    let events = [
+        event(0, found),
+        event(0, Event::TargetSettled(home)),
+        event(0, settled("eve", Side::After, TargetStatus::Built, None)),
+        event(0, settled("web", Side::After, TargetStatus::Built, None)),
+    ];
+    insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &events), @r"
+    Routine:        Found 3 hosts
+    Routine:     Finished home/eve
+    Routine:     Finished nixos/eve
+    Routine:     Finished web
+    ");
+}
+
 #[test]
 fn a_plan_says_what_would_be_built() {
     let counts = v1::Counts { wanted: 4, substituted: 9, ..Default::default() };
@@ -422,7 +503,7 @@ fn a_plan_says_what_would_be_built() {
     ];
     insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &events), @r"
     Routine:      Planned web1
-    Important:         Done in 0s: 4 steps to build, 9 paths to substitute
+    Closing:         Done in 0s: 4 steps to build, 9 paths to substitute
     ");
 }
 
