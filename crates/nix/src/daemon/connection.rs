@@ -39,7 +39,7 @@ pub(super) struct Connection {
     pub(super) writer: OwnedWriteHalf,
 }
 
-pub(super) type Reader = BufReader<OwnedReadHalf>;
+pub(crate) type Reader = BufReader<OwnedReadHalf>;
 
 impl Daemon {
     /// Connects, greets, and sets [`Settings::default`].
@@ -49,21 +49,28 @@ impl Daemon {
 
     /// Connects, with a limit for everything up to the first request.
     pub async fn connect_within(address: &DaemonAddress, limit: Duration) -> Result<Self, DaemonError> {
-        let socket = || address.socket.clone();
         let attempt = async {
-            let stream = UnixStream::connect(&address.socket)
-                .await
-                .map_err(|source| DaemonError::Connect { socket: socket(), source })?;
-            let mut daemon =
-                Self::greet(stream, address.store_dir.clone()).await.map_err(|error| match error {
-                    DaemonError::Io(_) => DaemonError::HungUp { socket: socket() },
-                    error => error,
-                })?;
+            let mut daemon = Self::open(address).await?;
             daemon.set_options(&Settings::default()).await?;
             Ok(daemon)
         };
-        let greeted = tokio::time::timeout(limit, attempt).await;
-        greeted.unwrap_or_else(|_| Err(DaemonError::GreetingTimedOut { socket: socket(), limit }))
+        in_time(address, limit, attempt).await
+    }
+
+    /// Connects and greets, and leaves the daemon's settings its own.
+    pub(crate) async fn connect_without_settings(address: &DaemonAddress) -> Result<Self, DaemonError> {
+        in_time(address, GREETING_LIMIT, Self::open(address)).await
+    }
+
+    async fn open(address: &DaemonAddress) -> Result<Self, DaemonError> {
+        let socket = || address.socket.clone();
+        let stream = UnixStream::connect(&address.socket)
+            .await
+            .map_err(|source| DaemonError::Connect { socket: socket(), source })?;
+        Self::greet(stream, address.store_dir.clone()).await.map_err(|error| match error {
+            DaemonError::Io(_) => DaemonError::HungUp { socket: socket() },
+            error => error,
+        })
     }
 
     /// Greets the daemon at the other end of a stream. Its settings are still its own.
@@ -99,6 +106,12 @@ impl Daemon {
     /// Whether an operation was cut short: then every other fails too.
     pub fn is_poisoned(&self) -> bool {
         self.connection.is_none()
+    }
+
+    /// The two ends of the stream, for one who writes requests of others.
+    pub(crate) fn into_halves(self) -> Result<(Reader, OwnedWriteHalf), DaemonError> {
+        let Connection { reader, writer } = self.connection.ok_or(DaemonError::Poisoned)?;
+        Ok((reader, writer))
     }
 
     pub(super) fn dialect(&self) -> &Dialect {
@@ -145,6 +158,15 @@ impl Daemon {
             }
         }
     }
+}
+
+async fn in_time(
+    address: &DaemonAddress,
+    limit: Duration,
+    attempt: impl Future<Output = Result<Daemon, DaemonError>>,
+) -> Result<Daemon, DaemonError> {
+    let timed_out = || DaemonError::GreetingTimedOut { socket: address.socket.clone(), limit };
+    tokio::time::timeout(limit, attempt).await.map_err(|_| timed_out())?
 }
 
 /// An answer about to be read. Dropping it before [`Answer::end`] closes the connection.

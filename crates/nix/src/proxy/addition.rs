@@ -1,6 +1,7 @@
 //! Adding to the store: the body passes through while the daemon already talks, and derivations are kept.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -9,10 +10,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::daemon::codec::{self, Encoder, SHORT_TEXT};
 use crate::daemon::framed::FramedReader;
 use crate::daemon::values;
-use crate::daemon::{DaemonError, Malformed, Operation, ReadError};
+use crate::daemon::{DaemonError, Operation};
 use crate::{PathInfo, StoreDir, StorePath};
 
-use super::client::Client;
+use super::client::{Client, refusal};
 use super::session::pass_on_messages;
 use super::upstream::Upstream;
 
@@ -39,10 +40,11 @@ pub(super) async fn add(
     upstream: &mut Upstream,
     store: &StoreDir,
 ) -> Result<Option<Added>, DaemonError> {
-    let name = codec::read_text(&mut client.reader, "a name", SHORT_TEXT).await?;
-    let method = codec::read_text(&mut client.reader, "a content address method", SHORT_TEXT).await?;
-    let references = values::read_paths(&mut client.reader, store).await?;
-    let _repair = codec::read_bool(&mut client.reader).await?;
+    let mut head = client.request();
+    let name = codec::read_text(&mut head, "a name", SHORT_TEXT).await?;
+    let method = codec::read_text(&mut head, "a content address method", SHORT_TEXT).await?;
+    let references = values::read_paths(&mut head, store).await?;
+    let _repair = codec::read_bool(&mut head).await?;
     let mut request = Encoder::new();
     request
         .word(Operation::AddToStore.word())
@@ -66,9 +68,9 @@ pub(super) async fn add_nar(
     upstream: &mut Upstream,
     store: &StoreDir,
 ) -> Result<Result<Option<Added>, &'static str>, DaemonError> {
-    let info = values::read_path_info(&mut client.reader, store).await?;
-    let (_repair, _unchecked) =
-        (codec::read_bool(&mut client.reader).await?, codec::read_bool(&mut client.reader).await?);
+    let mut head = client.request();
+    let info = values::read_path_info(&mut head, store).await?;
+    let (_repair, _unchecked) = (codec::read_bool(&mut head).await?, codec::read_bool(&mut head).await?);
     if info.content_address.is_none() {
         FramedReader::new(&mut client.reader).drain().await?;
         return Ok(Err("only content-addressed paths may be added during evaluation"));
@@ -84,7 +86,7 @@ pub(super) async fn add_nar(
     Ok(Ok(Some(Added { path: info.path, derivation: None })))
 }
 
-/// Copies the body up while messages come down; false when the daemon failed.
+/// Copies the body up while messages come down; false when the daemon failed, and the client knows.
 async fn pass_through(
     client: &mut Client,
     upstream: &mut Upstream,
@@ -92,16 +94,25 @@ async fn pass_through(
 ) -> Result<bool, DaemonError> {
     let body = copy_body(&mut client.reader, &mut upstream.writer, kept);
     let messages = pass_on_messages(&mut upstream.reader, &mut client.writer);
-    // Both end in every case: a client ends its body also after an error, a daemon reads it to the end.
-    let ((), done) = tokio::try_join!(async { body.await.map_err(DaemonError::from) }, messages)?;
-    Ok(done)
+    // Both end in every case: a client ends its body also after an error, a daemon reads it to the end, and what a
+    // lost daemon does not take is dropped.
+    let (sent, heard) = tokio::try_join!(body, async { Ok(messages.await) })?;
+    match heard.and_then(|done| Ok(sent.map(|()| done)?)) {
+        Ok(done) => Ok(done),
+        Err(error) => {
+            upstream.give_up();
+            client.fail(refusal(error.to_string())).await?;
+            Ok(false)
+        }
+    }
 }
 
+/// The inner error is the daemon's, and the body was read to its end nevertheless.
 async fn copy_body(
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     mut kept: Option<&mut Vec<u8>>,
-) -> Result<(), ReadError> {
+) -> Result<io::Result<()>, DaemonError> {
     let mut body = FramedReader::new(reader);
     let mut chunk = vec![0; 8 + CHUNK];
     let mut total = 0_u64;
@@ -110,12 +121,15 @@ async fn copy_body(
         total += read as u64;
         let limit = if kept.is_some() { DERIVATION } else { BODY };
         if total > limit {
-            return Err(Malformed::TooLong { what: "an addition to the store", length: total, limit }.into());
+            return Err(DaemonError::Request("it is an addition to the store without end"));
         }
         chunk[..8].copy_from_slice(&(read as u64).to_le_bytes());
-        writer.write_all(&chunk[..8 + read]).await?;
+        if let Err(error) = writer.write_all(&chunk[..8 + read]).await {
+            body.drain().await?;
+            return Ok(Err(error));
+        }
         if read == 0 {
-            return Ok(writer.flush().await?);
+            return Ok(writer.flush().await);
         }
         if let Some(kept) = &mut kept {
             kept.extend_from_slice(&chunk[8..8 + read]);

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Take};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -15,6 +15,8 @@ use crate::daemon::{Dialect, NEWEST, ReadError, RemoteError, Trust};
 
 /// How long a client may take to greet, or to hang up after a refusal.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest request, without the body of an addition.
+const REQUEST: u64 = 16 * 1024 * 1024;
 /// What a client may still send after a refusal.
 const LEFTOVERS: u64 = 256 * 1024 * 1024;
 
@@ -46,6 +48,11 @@ impl Client {
             return Ok(None);
         }
         codec::read_u64(&mut self.reader).await.map(Some)
+    }
+
+    /// The request that begins here. It ends where the longest one would.
+    pub(super) fn request(&mut self) -> Take<&mut BufReader<OwnedReadHalf>> {
+        (&mut self.reader).take(REQUEST)
     }
 
     /// Says that the work is done, and what came of it.

@@ -6,6 +6,8 @@ use crate::daemon::DaemonAddress;
 
 /// How many bytes of derivations are remembered when nothing else is said.
 const DEFAULT_SEEN_BYTES: usize = 64 * 1024 * 1024;
+/// How many paths are held when nothing else is said: several updates of a large fleet.
+const DEFAULT_HELD_PATHS: usize = 512 * 1024;
 
 /// Whether evaluation may build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +29,19 @@ pub struct ProxyConfig {
     pub imports: ImportPolicy,
     /// How many bytes of derivations are remembered; the oldest are forgotten first.
     pub seen_bytes: usize,
+    /// How many paths are held against garbage collection; of more, the older are let go.
+    pub held_paths: usize,
 }
 
 impl ProxyConfig {
     /// The defaults for a socket in front of a daemon.
     pub fn new(listen: PathBuf, upstream: DaemonAddress, imports: ImportPolicy) -> Self {
-        ProxyConfig { listen, upstream, imports, seen_bytes: DEFAULT_SEEN_BYTES }
+        ProxyConfig {
+            listen,
+            upstream,
+            imports,
+            seen_bytes: DEFAULT_SEEN_BYTES,
+            held_paths: DEFAULT_HELD_PATHS,
+        }
     }
 }

@@ -1,16 +1,15 @@
 //! Holds what evaluators wrote against the garbage collector, on one connection that lives as long as the proxy.
 //!
 //! Each client's own connection roots its paths too, until it ends: so this one may lag a little, and a
-//! session waits for it before it goes.
+//! session waits for it before it goes. Bounded: a root ends only with its connection, so when there are too many
+//! the newer half is held on a new one, and the older half let go.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StorePath;
-use crate::daemon::{DaemonAddress, DaemonError};
-
-use super::upstream::Upstream;
+use crate::daemon::{Daemon, DaemonAddress, DaemonError};
 
 /// How many orders may wait.
 const BACKLOG: usize = 1024;
@@ -26,11 +25,12 @@ enum Order {
 }
 
 impl Roots {
-    /// Connects, so that a daemon that cannot be reached is known at the start.
-    pub(super) async fn start(address: DaemonAddress) -> Result<Roots, DaemonError> {
-        let upstream = Upstream::connect(&address).await?;
+    /// Connects, so that a daemon that cannot be reached is known at the start. Holds at most `limit` paths.
+    pub(super) async fn start(address: DaemonAddress, limit: usize) -> Result<Roots, DaemonError> {
+        let daemon = Daemon::connect_without_settings(&address).await?;
         let (orders, received) = mpsc::channel(BACKLOG);
-        tokio::spawn(hold(address, upstream, received));
+        let holder = Holder { address, limit, daemon, paths: HashSet::new(), order: VecDeque::new() };
+        tokio::spawn(holder.run(received));
         Ok(Roots(orders))
     }
 
@@ -47,40 +47,51 @@ impl Roots {
     }
 }
 
-async fn hold(address: DaemonAddress, upstream: Upstream, mut orders: mpsc::Receiver<Order>) {
-    let mut upstream = Some(upstream);
-    let mut held = HashSet::new();
-    while let Some(order) = orders.recv().await {
-        match order {
-            Order::Hold(path) => {
-                if held.insert(path.clone())
-                    && let Err(error) = add(&address, &mut upstream, &held, &path).await
-                {
-                    tracing::warn!(%error, "what evaluators wrote is not held against garbage collection");
-                    upstream = None;
-                }
-            }
-            Order::Settle(done) => _ = done.send(()),
-        }
-    }
+struct Holder {
+    address: DaemonAddress,
+    limit: usize,
+    daemon: Daemon,
+    paths: HashSet<StorePath>,
+    /// The same, oldest first.
+    order: VecDeque<StorePath>,
 }
 
-/// Roots one path; a connection that was lost is made again, with all it held.
-async fn add(
-    address: &DaemonAddress,
-    upstream: &mut Option<Upstream>,
-    held: &HashSet<StorePath>,
-    path: &StorePath,
-) -> Result<(), DaemonError> {
-    if let Some(connected) = upstream
-        && connected.add_temp_root(path).await.is_ok()
-    {
-        return Ok(());
+impl Holder {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Hold(path) => {
+                    if self.paths.insert(path.clone()) {
+                        self.order.push_back(path);
+                        self.hold_newest().await;
+                    }
+                }
+                Order::Settle(done) => _ = done.send(()),
+            }
+        }
     }
-    let mut fresh = Upstream::connect(address).await?;
-    for path in held {
-        fresh.add_temp_root(path).await?;
+
+    async fn hold_newest(&mut self) {
+        let held = if self.order.len() > self.limit {
+            let older = self.order.len() - self.limit / 2;
+            self.order.drain(..older).for_each(|path| _ = self.paths.remove(&path));
+            self.reconnect().await
+        } else {
+            match self.daemon.add_temp_roots(self.order.back()).await {
+                Ok(()) | Err(DaemonError::Remote(_)) => Ok(()),
+                // The connection was lost, and everything it held with it.
+                Err(_) => self.reconnect().await,
+            }
+        };
+        if let Err(error) = held {
+            tracing::warn!(%error, "what evaluators wrote is not held against garbage collection");
+        }
     }
-    *upstream = Some(fresh);
-    Ok(())
+
+    async fn reconnect(&mut self) -> Result<(), DaemonError> {
+        let mut daemon = Daemon::connect_without_settings(&self.address).await?;
+        daemon.add_temp_roots(&self.order).await?;
+        self.daemon = daemon;
+        Ok(())
+    }
 }

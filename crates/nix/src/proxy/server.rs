@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,7 +19,10 @@ use super::session::{self, Shared};
 use super::{BuildImports, ProxyConfig, ProxyError};
 
 /// Clients at a time; an evaluator needs one or two.
-const CLIENTS: usize = 256;
+const CLIENTS: usize = 64;
+
+/// How long after one that failed a client is accepted.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// A running proxy.
 pub struct StoreProxy {
@@ -32,7 +36,7 @@ impl StoreProxy {
         config: ProxyConfig,
         imports: Arc<dyn BuildImports>,
     ) -> Result<StoreProxy, ProxyError> {
-        let roots = Roots::start(config.upstream.clone()).await?;
+        let roots = Roots::start(config.upstream.clone(), config.held_paths).await?;
         let listener = listen(&config.listen)?;
         let seen = SeenDerivations::new(config.seen_bytes);
         let shared = Arc::new(Shared { config, imports, roots, seen });
@@ -77,7 +81,8 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the store proxy cannot accept an evaluator");
-                    tokio::task::yield_now().await;
+                    // What is short now, such as file descriptors, is still short an instant later.
+                    tokio::time::sleep(RETRY).await;
                 }
             },
             Some(ended) = clients.join_next() => match ended {

@@ -1,6 +1,7 @@
 //! One client's requests, in order: each is forwarded, answered here, or refused.
 //!
-//! A client that sends what makes no sense loses its connection; so does one whose daemon connection broke.
+//! A client that sends what makes no sense is told so and loses its connection. When the daemon is lost, the request
+//! under way fails, and the next one goes to a new connection: what the old one rooted is held by the proxy's own.
 
 use std::sync::Arc;
 
@@ -45,9 +46,14 @@ pub(super) async fn serve(shared: &Shared, stream: UnixStream) -> Result<(), Dae
     let ended = session.run().await;
     // The connection upstream holds the client's roots until the proxy's own does.
     shared.roots.settle().await;
-    match ended? {
-        Some(refused) => Ok(session.client.dismiss(&refused).await?),
-        None => Ok(()),
+    match ended {
+        Ok(None) => Ok(()),
+        Ok(Some(refused)) => Ok(session.client.dismiss(&refused).await?),
+        Err(error) => {
+            // Replies are sent whole: wherever this happened, the client waits for a message.
+            let _ = session.client.dismiss(&error.to_string()).await;
+            Err(error)
+        }
     }
 }
 
@@ -65,6 +71,9 @@ impl Session<'_> {
             let Some(operation) = Operation::from_word(number) else {
                 return Ok(Some(format!("operation {number} is not allowed during evaluation")));
             };
+            if self.upstream.is_lost() {
+                self.upstream = Upstream::connect(&self.shared.config.upstream).await?;
+            }
             match rule(operation) {
                 Rule::Forward { request, reply } => self.forward(operation, request, reply).await?,
                 Rule::Root => self.root().await?,
@@ -78,7 +87,7 @@ impl Session<'_> {
                 },
                 Rule::Build => self.build().await?,
                 Rule::SetOptions => {
-                    shape::copy(&mut self.client.reader, OPTIONS, &mut Encoder::new()).await?;
+                    shape::copy(&mut self.client.request(), OPTIONS, &mut Encoder::new()).await?;
                     self.client.reply(&Encoder::new()).await?;
                 }
                 Rule::Refuse => {
@@ -99,7 +108,7 @@ impl Session<'_> {
     ) -> Result<(), DaemonError> {
         let mut message = Encoder::new();
         message.word(operation.word());
-        shape::copy(&mut self.client.reader, request, &mut message).await?;
+        shape::copy(&mut self.client.request(), request, &mut message).await?;
         self.ask(&message, reply).await
     }
 
@@ -116,16 +125,21 @@ impl Session<'_> {
             }
             Ok(())
         };
-        tokio::select! {
+        let answered: Result<(), DaemonError> = tokio::select! {
             biased;
             answered = answered => answered,
-            () = client::gone(reader) => Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()),
+            () = client::gone(reader) => return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into()),
+        };
+        if let Err(error) = answered {
+            self.upstream.give_up();
+            self.client.fail(refusal(error.to_string())).await?;
         }
+        Ok(())
     }
 
     async fn root(&mut self) -> Result<(), DaemonError> {
         let store = &self.shared.config.upstream.store_dir;
-        let path = values::read_path(&mut self.client.reader, store).await?;
+        let path = values::read_path(&mut self.client.request(), store).await?;
         let mut message = Encoder::new();
         message.word(Operation::AddTempRoot.word()).path(store, &path);
         self.ask(&message, &[Part::Word]).await?;
@@ -146,8 +160,9 @@ impl Session<'_> {
     /// `BuildPaths`: import from derivation.
     async fn build(&mut self) -> Result<(), DaemonError> {
         let store = &self.shared.config.upstream.store_dir;
-        let wanted = values::read_derived_paths(&mut self.client.reader, store).await?;
-        let mode = codec::read_u64(&mut self.client.reader).await?;
+        let mut request = self.client.request();
+        let wanted = values::read_derived_paths(&mut request, store).await?;
+        let mode = codec::read_u64(&mut request).await?;
         match self.import(wanted, mode).await? {
             Ok(()) => Ok(self.client.reply(Encoder::new().word(1)).await?),
             Err(message) => Ok(self.client.fail(refusal(message)).await?),

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_testkit::{DaemonOptions, NixDaemon, short_temp_dir, wait_until_gone};
+use fleet_testkit::{DaemonOptions, NixDaemon, kill_hard, short_temp_dir, wait_until_gone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 
 use super::{ImportPolicy, LocalImports, ProxyConfig, ProxyError, StoreProxy};
 use crate::daemon::codec::{self, Encoder};
-use crate::daemon::handshake::greet_server;
+use crate::daemon::handshake::{Greeting, greet_client, greet_server};
 use crate::daemon::stderr::{Frame, read_frame};
-use crate::daemon::{Daemon, DaemonAddress};
+use crate::daemon::{Daemon, DaemonAddress, Dialect, NEWEST, Trust};
 use crate::evaluator::tests::bench::{Bench, nixos};
 use crate::evaluator::{FlakeSource, start_evaluator};
 use crate::{Derivation, StoreDir, StorePath};
@@ -25,7 +25,11 @@ struct RawClient(UnixStream);
 
 impl RawClient {
     async fn connect(bench: &Bench) -> RawClient {
-        let address = DaemonAddress::from_store_uri(&bench.proxy.store_uri()).expect("an address");
+        RawClient::of(&bench.proxy).await
+    }
+
+    async fn of(proxy: &StoreProxy) -> RawClient {
+        let address = DaemonAddress::from_store_uri(&proxy.store_uri()).expect("an address");
         let mut stream = UnixStream::connect(address.socket).await.expect("the proxy listens");
         let (mut reader, mut writer) = stream.split();
         greet_server(&mut reader, &mut writer).await.expect("a greeting");
@@ -125,6 +129,132 @@ async fn what_evaluators_wrote_stays_until_the_proxy_is_dropped() {
         collect(&daemon);
     }
     assert!(!file.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_too_many_paths_the_newer_stay() {
+    let daemon = NixDaemon::start_default();
+    let directory = short_temp_dir();
+    let address = DaemonAddress::from_store_uri(&daemon.store_uri()).expect("an address");
+    let config = ProxyConfig {
+        held_paths: 4,
+        ..ProxyConfig::new(directory.path().join("proxy/s"), address.clone(), ImportPolicy::Allow)
+    };
+    let proxy = StoreProxy::start(config, Arc::new(LocalImports::new(address))).await.expect("a proxy");
+    let names = ["a", "b", "c", "d", "e"];
+    let paths = names.map(|name| {
+        let file = daemon.scratch().join(name);
+        fs::write(&file, name).expect("a file");
+        daemon.nix_stdout(["store", "add", file.to_str().expect("UTF-8")])
+    });
+    let before = daemon.processes();
+    let proxied = DaemonAddress::from_store_uri(&proxy.store_uri()).expect("an address");
+    let mut client = Daemon::connect(&proxied).await.expect("the proxy answers");
+    let processes: Vec<u32> = daemon.processes().difference(&before).copied().collect();
+    for path in &paths {
+        let path = StoreDir::default().parse(path).expect("a store path");
+        client.add_temp_root(&path).await.expect("it is rooted");
+    }
+    drop(client);
+    for process in processes {
+        assert!(tokio::task::block_in_place(|| wait_until_gone(process, Duration::from_secs(30))));
+    }
+    let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("nix-store runs");
+    assert!(collected.status.success(), "{collected:?}");
+    assert_eq!(paths.map(|path| daemon.physical(&path).exists()), [false, false, false, true, true]);
+}
+
+/// Ends the daemon's processes that came after these.
+fn end_processes_since(bench: &Bench, before: &BTreeSet<u32>) {
+    let processes: Vec<u32> = bench.daemon.processes().difference(before).copied().collect();
+    assert!(!processes.is_empty(), "there are none");
+    for process in processes {
+        kill_hard(process);
+        assert!(tokio::task::block_in_place(|| wait_until_gone(process, Duration::from_secs(30))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluator_goes_on_with_a_daemon_that_was_lost_and_is_back() {
+    let bench = Bench::start().await;
+    let repo = bench
+        .flake(r#"nixosConfigurations = { a = host (drv "a"); b = host (drv "b"); c = host (drv "c"); };"#);
+    let source = bench.source(&repo, None);
+    let before = bench.daemon.processes();
+    let mut evaluator = start_evaluator(&bench.config(), &source).await.expect("an evaluator");
+    evaluator.evaluate(&nixos("a")).await.expect("a toplevel");
+    end_processes_since(&bench, &before);
+    evaluator.evaluate(&nixos("b")).await.expect("a toplevel, by another connection");
+}
+
+/// A daemon that greets and hangs up at the first request.
+fn start_moribund_daemon(socket: &Path) {
+    let listener = UnixListener::bind(socket).expect("a socket");
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a client");
+            tokio::spawn(greet_and_hang_up(stream));
+        }
+    });
+}
+
+async fn greet_and_hang_up(mut stream: UnixStream) {
+    let greeting =
+        Greeting { dialect: Dialect::plain(NEWEST), nix_version: "2".to_owned(), trust: Trust::Trusted };
+    let (mut reader, mut writer) = stream.split();
+    greet_client(&mut reader, &mut writer, &greeting).await.expect("a greeting");
+    codec::send(&mut writer, Encoder::new().frame(&Frame::Last)).await.expect("sent");
+    let _ = codec::read_u64(&mut reader).await;
+}
+
+#[tokio::test]
+async fn a_request_whose_daemon_is_lost_fails_and_the_connection_goes_on() {
+    let directory = short_temp_dir();
+    let upstream = DaemonAddress { socket: directory.path().join("d"), ..DaemonAddress::default() };
+    start_moribund_daemon(&upstream.socket);
+    let imports = Arc::new(LocalImports::new(upstream.clone()));
+    let config = ProxyConfig::new(directory.path().join("proxy/s"), upstream, ImportPolicy::Allow);
+    let proxy = StoreProxy::start(config, imports).await.expect("the proxy starts");
+    let mut client = RawClient::of(&proxy).await;
+    let mut question = Encoder::new();
+    question.word(1).bytes("/nix/store/00000000000000000000000000000000-x");
+    let mut addition = Encoder::new();
+    addition.word(7).bytes("x").bytes("text:sha256").word(0).word(0);
+    (0..100).for_each(|_| _ = addition.word(1 << 14).raw(&[0; 1 << 14]));
+    addition.word(0);
+    for request in [&question, &addition, &question, &addition] {
+        let message = client.refused(request).await;
+        assert!(message.starts_with("lost the connection to the Nix daemon"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn requests_without_end_are_refused_before_they_fill_memory() {
+    let bench = Bench::start().await;
+    let reference = "/nix/store/00000000000000000000000000000000-x";
+    let endless = |request: &mut Encoder| {
+        request.word(1 << 20);
+        (0..1 << 19).for_each(|_| _ = request.bytes(reference));
+    };
+    let mut addition = Encoder::new();
+    addition.word(7).bytes("x").bytes("text:sha256");
+    endless(&mut addition);
+    let mut build = Encoder::new();
+    build.word(9);
+    endless(&mut build);
+    for request in [addition, build] {
+        let mut client = RawClient::connect(&bench).await;
+        assert!(request.as_bytes().len() > 17 << 20);
+        let message = client.refused(&request).await;
+        assert!(message.starts_with("lost the connection"), "{message}");
+    }
+    let mut client = RawClient::connect(&bench).await;
+    let mut request = Encoder::new();
+    request.word(7).bytes("x.drv").bytes("text:sha256").word(0).word(0);
+    (0..65).for_each(|_| _ = request.word(1 << 20).raw(&vec![b'x'; 1 << 20]));
+    request.word(0);
+    let message = client.refused(&request).await;
+    assert_eq!(message, "cannot ask the Nix daemon: it is an addition to the store without end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
