@@ -1,5 +1,6 @@
 //! A flake sees of itself what it sees in plain Nix, and evaluation leaves it as it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use fleet_testkit::{DaemonOptions, GitRepo, NixDaemon};
@@ -134,6 +135,30 @@ async fn whatever_evaluation_fetches_or_writes_is_what_plain_nix_has() {
     let mut evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
     let drv = evaluator.evaluate(&nixos("host")).await.expect("a toplevel").drv;
     assert_eq!(drv, bench.plain_drv(&repo, "host"));
+}
+
+#[tokio::test]
+async fn the_environment_is_ours_alone() {
+    let bench = Bench::start().await;
+    let source = bench.source(&bench.flake(""), None);
+    let evaluator = ReplEvaluator::start(&bench.config(), &source).await.expect("an evaluator");
+    let process = evaluator.process_id().expect("a process");
+    let environment = fs::read(format!("/proc/{process}/environ")).expect("its environment");
+    let mut variables = BTreeMap::new();
+    for variable in String::from_utf8(environment).expect("UTF-8").split_terminator('\0') {
+        let (name, value) = variable.split_once('=').expect("a variable");
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+    let names =
+        "HOME LANG NIX_CONF_DIR NIX_REMOTE NIX_STORE_DIR NIX_USER_CONF_FILES PATH TMPDIR XDG_CACHE_HOME";
+    assert_eq!(variables.keys().map(String::as_str).collect::<Vec<_>>().join(" "), names);
+    let home = &variables["HOME"];
+    assert!(home.starts_with(bench.config().home.to_str().expect("UTF-8")), "{home}");
+    assert_eq!((&variables["NIX_CONF_DIR"], &variables["TMPDIR"]), (home, home));
+    assert_eq!(
+        (variables["NIX_USER_CONF_FILES"].as_str(), &variables["NIX_REMOTE"]),
+        ("", &bench.proxy.store_uri())
+    );
 }
 
 #[tokio::test]
