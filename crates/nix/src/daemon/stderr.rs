@@ -1,7 +1,7 @@
 //! The stream of messages a daemon sends while it works on a request, up to its end or an error.
 //!
 //! Messages are read and written here as they are; `log` gives them meaning. A message never fails for its
-//! length: what exceeds [`TEXT`] is cut.
+//! length: of all its texts together, what exceeds [`TEXT`] is cut.
 
 use tokio::io::AsyncRead;
 
@@ -10,7 +10,7 @@ use super::error::{DaemonError, Malformed, ReadError, RemoteError};
 use super::log::{LogEvent, Observer};
 use crate::plain_text::plain_text;
 
-/// How much of a log line or message is kept.
+/// How much text of a message is kept.
 pub const TEXT: u64 = 1024 * 1024;
 /// No message of Nix has more fields.
 const FIELDS: u64 = 256;
@@ -78,6 +78,7 @@ pub enum Field {
 
 /// Reads one message.
 pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Frame, ReadError> {
+    let mut room = TEXT;
     Ok(match codec::read_u64(reader).await? {
         NEXT => Frame::Next(codec::read_bytes_cut(reader, TEXT).await?),
         READ => Frame::Read(codec::read_u64(reader).await?),
@@ -88,15 +89,15 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Frame, R
             id: codec::read_u64(reader).await?,
             level: codec::read_u64(reader).await?,
             kind: codec::read_u64(reader).await?,
-            text: codec::read_bytes_cut(reader, TEXT).await?,
-            fields: read_fields(reader).await?,
+            text: read_within(reader, &mut room).await?,
+            fields: read_fields(reader, &mut room).await?,
             parent: codec::read_u64(reader).await?,
         },
         STOP_ACTIVITY => Frame::StopActivity(codec::read_u64(reader).await?),
         RESULT => Frame::Result {
             activity: codec::read_u64(reader).await?,
             kind: codec::read_u64(reader).await?,
-            fields: read_fields(reader).await?,
+            fields: read_fields(reader, &mut room).await?,
         },
         value => {
             return Err(Malformed::Unknown { what: "a message", value }.into());
@@ -140,13 +141,14 @@ async fn read_error<R: AsyncRead + Unpin>(reader: &mut R) -> Result<RemoteError,
     }
     let level = codec::read_u64(reader).await?;
     codec::read_bytes(reader, "the name of an error", SHORT_TEXT).await?;
-    let message = read_plain_text(reader).await?;
+    let mut room = TEXT;
+    let message = plain_text(read_within(reader, &mut room).await?);
     refuse_position(reader).await?;
     let length = codec::read_count_within(reader, "the causes of an error", TRACES).await?;
     let mut traces = Vec::new();
     for _ in 0..length {
         refuse_position(reader).await?;
-        traces.push(read_plain_text(reader).await?);
+        traces.push(plain_text(read_within(reader, &mut room).await?));
     }
     Ok(RemoteError { level, message, traces })
 }
@@ -159,18 +161,20 @@ async fn refuse_position<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(), Rea
     }
 }
 
-async fn read_plain_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<String, ReadError> {
-    let bytes = codec::read_bytes_cut(reader, TEXT).await?;
-    Ok(plain_text(bytes))
+/// A text, of which at most `room` bytes are kept, and so much less room is left.
+async fn read_within<R: AsyncRead + Unpin>(reader: &mut R, room: &mut u64) -> Result<Vec<u8>, ReadError> {
+    let bytes = codec::read_bytes_cut(reader, *room).await?;
+    *room -= bytes.len() as u64;
+    Ok(bytes)
 }
 
-async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<Field>, ReadError> {
+async fn read_fields<R: AsyncRead + Unpin>(reader: &mut R, room: &mut u64) -> Result<Vec<Field>, ReadError> {
     let length = codec::read_count_within(reader, "the fields of a message", FIELDS).await?;
     let mut fields = Vec::new();
     for _ in 0..length {
         fields.push(match codec::read_u64(reader).await? {
             0 => Field::Number(codec::read_u64(reader).await?),
-            1 => Field::Text(codec::read_bytes_cut(reader, TEXT).await?),
+            1 => Field::Text(read_within(reader, room).await?),
             value => {
                 return Err(Malformed::Unknown { what: "the type of a field", value }.into());
             }

@@ -18,6 +18,8 @@ use crate::store_path::{StoreDir, StorePath};
 
 /// Longest derived path: a store path and the names of outputs.
 const DERIVED_PATH: u64 = 64 * 1024;
+/// How many characters of a value that is refused are quoted.
+const EXCERPT: usize = 300;
 /// Most signatures of a path.
 const SIGNATURES: u64 = 1024;
 
@@ -97,7 +99,7 @@ where
     R: AsyncRead + Unpin,
 {
     let text = codec::read_text(reader, "a derived path", DERIVED_PATH).await?;
-    DerivedPath::parse(store, &text).map_err(|error| refused("a derived path", text, &error))
+    DerivedPath::parse(store, &text).map_err(|error| refused("a derived path", &text, &error))
 }
 
 /// A list of derived paths.
@@ -169,13 +171,14 @@ where
 }
 
 pub(super) fn parse<T: FromStr<Err: Display>>(what: &'static str, text: String) -> Result<T, ReadError> {
-    text.parse().map_err(|error| refused(what, text, &error))
+    text.parse().map_err(|error| refused(what, &text, &error))
 }
 
 pub(super) fn parse_path(store: &StoreDir, text: String) -> Result<StorePath, ReadError> {
     store.parse(&text).map_err(|source| Malformed::StorePath { text, source }.into())
 }
 
-pub(super) fn refused(what: &'static str, text: String, cause: &dyn Display) -> ReadError {
+pub(super) fn refused(what: &'static str, text: &str, cause: &dyn Display) -> ReadError {
+    let text = text.chars().take(EXCERPT).collect();
     Malformed::Value { what, text, cause: cause.to_string() }.into()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
+use fleet_nix::daemon::stderr::Field;
 use fleet_nix::daemon::{
     ActivityKind, CheckSignatures, Daemon, DaemonAddress, DaemonError, LogEvent, Malformed, Settings,
     Substitute, ignore,
@@ -75,6 +76,25 @@ async fn errors_come_with_their_causes_and_without_colours_and_leave_the_connect
     assert_eq!(error.remote().expect("remote").traces.len(), 3);
     let error = client.is_valid_path(&path()).await.expect_err("refused");
     assert_eq!(error.to_string(), "plain");
+    assert!(client.is_valid_path(&path()).await.expect("answered"));
+}
+
+#[tokio::test]
+async fn of_endless_messages_a_bounded_part_is_kept() {
+    const KEPT: usize = 1024 * 1024;
+    let long = "x".repeat(64 * 1024);
+    let traces = vec![long.as_str(); 100];
+    let fields = bytes().words(&[0x5253_4c54, 5, 999, 100]);
+    let fields = (0..100).fold(fields, |bytes, _| bytes.word(1).text(&long));
+    let mut client = client(fields.raw(&remote_error("no", &traces).0).words(&[LAST, 1])).await;
+    let mut events = Vec::new();
+    let error = client.ensure_path(&path(), &mut collect(&mut events)).await.expect_err("refused");
+    let remote = error.remote().expect("remote");
+    assert_eq!((remote.message.as_str(), remote.traces.len()), ("no", 100));
+    assert_eq!(remote.traces.iter().map(String::len).sum::<usize>(), KEPT - "no".len());
+    let [LogEvent::Other { fields, .. }] = events.as_slice() else { panic!("one event, not {events:?}") };
+    let text = |field: &Field| if let Field::Text(text) = field { text.len() } else { 0 };
+    assert_eq!(fields.iter().map(text).sum::<usize>(), KEPT);
     assert!(client.is_valid_path(&path()).await.expect("answered"));
 }
 
@@ -156,7 +176,8 @@ async fn bad_values_are_named_and_close_the_connection() {
             .build_paths_with_results(&targets, &mut ignore)
             .await
             .expect_err("malformed");
-        assert!(error.to_string().contains(expected), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.len() < 1000, "{error}");
     }
 }
 
