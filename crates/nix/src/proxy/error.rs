@@ -16,8 +16,20 @@ pub enum ProxyError {
         /// What the system says.
         source: io::Error,
     },
+    /// Sockets have short paths.
+    #[error(
+        "cannot listen at {}: the path is too long for a socket; set TMPDIR to a directory with a shorter one",
+        socket.display()
+    )]
+    LongPath {
+        /// Where it should be.
+        socket: PathBuf,
+    },
     /// Others could reach the socket, which hands out our rights on the store.
-    #[error("{} may be entered by others: make it mode 700, or name another directory for the proxy's socket", directory.display())]
+    #[error(
+        "{} may be entered by others: make it this user's own and mode 700, or name another directory for the \
+         proxy's socket", directory.display()
+    )]
     OpenDirectory {
         /// The socket's directory.
         directory: PathBuf,

@@ -98,12 +98,17 @@ fn listen(socket: &Path) -> Result<UnixListener, ProxyError> {
     let failed = |source: io::Error| ProxyError::Listen { socket: socket.to_owned(), source };
     let directory = socket.parent().unwrap_or(Path::new("/"));
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    if fs::metadata(directory).map_err(failed)?.mode() & 0o077 != 0 {
+    let metadata = fs::metadata(directory).map_err(failed)?;
+    if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(ProxyError::OpenDirectory { directory: directory.to_owned() });
     }
     // Whoever made it is gone: the directory is ours alone.
     if fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         fs::remove_file(socket).map_err(failed)?;
     }
-    UnixListener::bind(socket).map_err(failed)
+    UnixListener::bind(socket).map_err(|source| match source.kind() {
+        // The one thing that is wrong with a path whose directory exists.
+        io::ErrorKind::InvalidInput => ProxyError::LongPath { socket: socket.to_owned() },
+        _ => failed(source),
+    })
 }

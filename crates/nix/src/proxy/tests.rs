@@ -387,11 +387,23 @@ async fn only_its_owner_reaches_the_socket() {
     assert!(Command::new("mkdir").args(["-m", "755"]).arg(&open).status().expect("mkdir runs").success());
     let error = start(open.join("s")).await.expect_err("others may enter");
     assert!(matches!(error, ProxyError::OpenDirectory { .. }), "{error}");
+    let foreign = if rustix::process::geteuid().is_root() {
+        let directory = directory.path().join("foreign");
+        assert!(
+            Command::new("mkdir").args(["-m", "700"]).arg(&directory).status().expect("mkdir runs").success()
+        );
+        std::os::unix::fs::chown(&directory, Some(1234), None).expect("root may");
+        directory
+    } else {
+        PathBuf::from("/root")
+    };
+    let error = start(foreign.join("s")).await.expect_err("its owner may enter");
+    assert!(matches!(error, ProxyError::OpenDirectory { .. }), "{error}");
     let first = start(directory.path().join("own/s")).await.expect("a directory of its own");
     // A socket that was left behind is no obstacle.
     std::mem::forget(first);
     start(directory.path().join("own/s")).await.expect("the same place again");
     let error =
         start(directory.path().join("own").join("x".repeat(120))).await.expect_err("too long for a socket");
-    assert!(error.to_string().contains("cannot listen at"), "{error}");
+    assert!(matches!(error, ProxyError::LongPath { .. }) && error.to_string().contains("TMPDIR"), "{error}");
 }
