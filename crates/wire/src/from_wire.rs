@@ -213,7 +213,7 @@ pub fn host_evaluated(worker: WorkerId, message: v1::HostEvaluated) -> Result<Ev
 }
 
 fn drv_path(path: String) -> Result<DrvPath, WireError> {
-    if !(is_store_name(&path) && path.ends_with(".drv")) {
+    if !is_store_name(&path) || path.strip_suffix(".drv").is_none() {
         return Err(WireError::Invalid("drv"));
     }
     Ok(path.into())
