@@ -13,6 +13,9 @@ use thiserror::Error;
 
 use crate::config::StepLimits;
 
+/// Bytes of derivations that are kept; more are as if they were never sent.
+pub(crate) const MAX_BYTES: usize = 2 << 30;
+
 /// Why a derivation is refused or cannot be leased.
 #[derive(Debug, Error)]
 pub(crate) enum DerivationsError {
@@ -26,22 +29,42 @@ pub(crate) enum DerivationsError {
     References(String),
     #[error("derivation {0} was never sent")]
     Unknown(String),
+    #[error("there is no room for derivation {drv}: {limit} bytes of derivations are kept already")]
+    Full { drv: String, limit: usize },
     #[error("derivation {0} has an input whose path is not known")]
     Unresolved(String, #[source] DerivationError),
 }
 
+/// Where an output is.
+#[derive(Debug)]
+enum Output {
+    /// Its derivation says so.
+    Fixed(StorePath),
+    /// A worker says so.
+    Said(StorePath),
+}
+
 /// Every derivation sent so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Derivations {
     store_dir: StoreDir,
     known: HashMap<DrvPath, Bytes>,
+    bytes: usize,
+    limit: usize,
+    full: bool,
     /// Outputs of known derivations and of those inputs that need no building.
-    outputs: HashMap<StorePath, HashMap<OutputName, StorePath>>,
+    outputs: HashMap<StorePath, HashMap<OutputName, Output>>,
     /// Definitions the core has not been told yet.
     news: HashMap<DrvPath, NewStep>,
 }
 
 impl Derivations {
+    /// None; of what is sent, at most `limit` bytes are kept.
+    pub(crate) fn new(limit: usize) -> Self {
+        let (known, outputs, news) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { store_dir: StoreDir::default(), known, bytes: 0, limit, full: false, outputs, news }
+    }
+
     /// Checks and keeps what a worker sent.
     pub(crate) fn learn(&mut self, sent: v1::Derivation) -> Result<(), DerivationsError> {
         let path = store_path(&sent.drv)?;
@@ -57,32 +80,47 @@ impl Derivations {
         }
         for input in sent.inputs {
             let (drv, output) = (store_path(&input.drv)?, store_path(&input.output)?);
-            self.outputs.entry(drv).or_default().insert(output_name(&input.output_name)?, output);
+            self.hear_output(drv, output_name(&input.output_name)?, output);
         }
-        let own =
-            derivation.outputs.keys().filter_map(|n| Some((n.clone(), derivation.output_path(n)?.clone())));
-        self.outputs.entry(path).or_default().extend(own.collect::<Vec<_>>());
         let drv = DrvPath::from(sent.drv);
-        if !self.known.contains_key(&drv) {
-            self.news.insert(drv.clone(), new_step(&drv, &derivation)?);
-            self.known.insert(drv, sent.aterm);
+        self.full |= self.bytes + sent.aterm.len() > self.limit;
+        if self.full || self.known.contains_key(&drv) {
+            return Ok(());
         }
+        let own = derivation.outputs.keys();
+        let own = own.filter_map(|n| Some((n.clone(), Output::Fixed(derivation.output_path(n)?.clone()))));
+        self.outputs.entry(path).or_default().extend(own.collect::<Vec<_>>());
+        self.news.insert(drv.clone(), new_step(&drv, &derivation)?);
+        self.bytes += sent.aterm.len();
+        self.known.insert(drv, sent.aterm);
         Ok(())
     }
 
-    /// A floating output's path, once built.
+    /// Floating outputs' paths, once built.
     pub(crate) fn realised(&mut self, drv: &DrvPath, outputs: &[(Arc<str>, OutputPath)]) {
-        let Ok(drv) = store_path(drv.as_str()) else { return };
-        let paths = outputs
-            .iter()
-            .filter_map(|(name, path)| Some((name.parse().ok()?, store_path(path.as_str()).ok()?)));
-        self.outputs.entry(drv).or_default().extend(paths.collect::<Vec<_>>());
+        for (name, output) in outputs {
+            if let (Ok(drv), Ok(name), Ok(output)) =
+                (store_path(drv.as_str()), output_name(name), store_path(output.as_str()))
+            {
+                self.hear_output(drv, name, output);
+            }
+        }
+    }
+
+    /// A worker's word counts only where the derivation itself does not say where its output is.
+    fn hear_output(&mut self, drv: StorePath, name: OutputName, output: StorePath) {
+        let outputs = self.outputs.entry(drv).or_default();
+        if !matches!(outputs.get(&name), Some(Output::Fixed(_))) {
+            outputs.insert(name, Output::Said(output));
+        }
     }
 
     /// Definitions of those of `wanted` that the core does not know, each once.
     pub(crate) fn take_news(&mut self, wanted: &[DrvPath]) -> Result<Vec<NewStep>, DerivationsError> {
         if let Some(unknown) = wanted.iter().find(|drv| !self.known.contains_key(*drv)) {
-            return Err(DerivationsError::Unknown(unknown.to_string()));
+            let (drv, limit) = (unknown.to_string(), self.limit);
+            let full = DerivationsError::Full { drv: drv.clone(), limit };
+            return Err(if self.full { full } else { DerivationsError::Unknown(drv) });
         }
         Ok(wanted.iter().filter_map(|drv| self.news.remove(drv)).collect())
     }
@@ -97,7 +135,9 @@ impl Derivations {
         let path = store_path(&name)?;
         let aterm = self.known.get(&step.drv).ok_or_else(|| DerivationsError::Unknown(name.clone()))?;
         let derivation = self.parse(&path, aterm)?;
-        let lookup = |drv: &StorePath, output: &OutputName| self.outputs.get(drv)?.get(output).cloned();
+        let lookup = |drv: &StorePath, output: &OutputName| match self.outputs.get(drv)?.get(output)? {
+            Output::Fixed(path) | Output::Said(path) => Some(path.clone()),
+        };
         let basic = derivation
             .resolve(&self.store_dir, lookup)
             .map_err(|e| DerivationsError::Unresolved(name.clone(), e))?;
@@ -168,4 +208,34 @@ fn new_step(drv: &DrvPath, derivation: &Derivation) -> Result<NewStep, Derivatio
         fixed_output: derivation.kind().map_err(refused)? == DerivationKind::Fixed,
         prefer_local: attributes.prefer_local_build(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(name: &str) -> v1::Derivation {
+        let out = format!("/nix/store/00000000000000000000000000000000-{name}");
+        let aterm = format!(
+            "Derive([(\"out\",\"{out}\",\"\",\"\")],[],[],\"x86_64-linux\",\"/bin/sh\",[],[(\"out\",\"{out}\")])"
+        );
+        let drv = derivation_path(&StoreDir::default(), name, aterm.as_bytes(), &BTreeSet::new());
+        v1::Derivation {
+            drv: drv.expect("a derivation path").to_string(),
+            aterm: aterm.into(),
+            ..v1::Derivation::default()
+        }
+    }
+
+    #[test]
+    fn derivations_beyond_the_limit_are_not_kept_and_the_limit_is_named() {
+        let (first, second) = (sent("first"), sent("second"));
+        let (kept, lost) = (DrvPath::from(&*first.drv), DrvPath::from(&*second.drv));
+        let mut derivations = Derivations::new(first.aterm.len());
+        derivations.learn(first).expect("fits");
+        derivations.learn(second).expect("is no fault of the worker");
+        assert_eq!(derivations.take_news(&[kept]).expect("kept").len(), 1);
+        let error = derivations.take_news(&[lost]).expect_err("not kept");
+        assert!(matches!(error, DerivationsError::Full { .. }), "{error}");
+    }
 }

@@ -9,7 +9,9 @@ use fleet_wire::v1::run_event::Event;
 use tokio::sync::{broadcast, watch};
 
 /// Log messages a watcher may lag behind before it loses some. Most are a line, none is above 256 KiB.
-const LOG_BACKLOG: usize = 256;
+pub(crate) const LOG_BACKLOG: usize = 256;
+/// Events copied out at a time.
+const PAGE: usize = 256;
 
 /// One run's events.
 #[derive(Debug)]
@@ -27,12 +29,26 @@ impl Feed {
         Self { started, events: Mutex::default(), length, logs }
     }
 
-    /// Adds an event for everyone, now and later.
+    /// Adds an event for everyone, now and later. Nothing follows the end of a run.
     pub(crate) fn push(&self, event: Event) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_end(events.last()) {
+            return;
+        }
         let sequence = events.len() as u64 + 1;
         events.push(v1::RunEvent { sequence, at_ms: self.now_ms(), event: Some(event) });
         self.length.send_replace(events.len());
+    }
+
+    /// Ends the run, if it goes on, because the coordinator cannot.
+    pub(crate) fn fail(&self, cause: &str) {
+        let failure =
+            v1::Failure { code: "infrastructure".into(), cause: cause.into(), ..v1::Failure::default() };
+        self.push(Event::RunFinished(v1::RunFinished {
+            outcome: v1::RunOutcome::Failed.into(),
+            failure: Some(failure),
+            ..v1::RunFinished::default()
+        }));
     }
 
     /// Shows a transient event to those who watch with logs.
@@ -41,10 +57,14 @@ impl Feed {
         let _ = self.logs.send(log);
     }
 
-    /// Events after the first `seen`.
-    pub(crate) fn after(&self, seen: usize) -> Vec<v1::RunEvent> {
+    /// The next events after the first `seen`; nothing when the run is over and all of them are seen.
+    pub(crate) fn after(&self, seen: usize) -> Option<Vec<v1::RunEvent>> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.get(seen..).unwrap_or_default().to_vec()
+        if seen >= events.len() && is_end(events.last()) {
+            return None;
+        }
+        let page = events.get(seen..).unwrap_or_default();
+        Some(page[..page.len().min(PAGE)].to_vec())
     }
 
     /// Changes with every event.
@@ -65,4 +85,8 @@ impl Feed {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+fn is_end(event: Option<&v1::RunEvent>) -> bool {
+    matches!(event, Some(v1::RunEvent { event: Some(Event::RunFinished(_)), .. }))
 }

@@ -3,7 +3,7 @@
 //! the same file. Old files are removed when there are too many.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use fleet_core::Record;
@@ -12,8 +12,8 @@ use thiserror::Error;
 
 /// Starts of the coordinator that are remembered.
 const KEPT_FILES: usize = 200;
-/// Longest line that is read back, bytes.
-const MAX_LINE: usize = 1 << 20;
+/// Longest line that is read back, bytes; what follows a longer one is not read.
+const MAX_LINE: u64 = 1 << 20;
 
 /// Why the journal cannot be used.
 #[derive(Debug, Error)]
@@ -22,6 +22,13 @@ pub struct JournalError {
     verb: &'static str,
     path: String,
     source: std::io::Error,
+}
+
+impl JournalError {
+    #[cfg(test)]
+    pub(crate) fn new(verb: &'static str, path: &Path, source: std::io::Error) -> Self {
+        failed(verb, path)(source)
+    }
 }
 
 /// Facts that survive.
@@ -89,7 +96,11 @@ impl FileJournal {
         std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed("open", &path))?;
         for old in files(directory)?.iter().skip(KEPT_FILES) {
-            std::fs::remove_file(old).map_err(failed("prune", old))?;
+            match std::fs::remove_file(old) {
+                // Another coordinator that starts now prunes too.
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("prune", old)(error)),
+                _ => {}
+            }
         }
         Ok(Self { path, file })
     }
@@ -112,16 +123,22 @@ impl Journal for FileJournal {
     }
 }
 
-/// Everything kept in `directory`: newest start first, each in order.
-pub(crate) fn read(directory: &Path) -> Result<Vec<Fact>, JournalError> {
-    let mut facts = Vec::new();
-    for path in files(directory)? {
-        let Ok(file) = File::open(&path) else { continue };
+/// What each start of the coordinator kept, newest start first, each in order. Read as it is asked for.
+pub(crate) fn newest_first(directory: &Path) -> Result<impl Iterator<Item = Vec<Fact>>, JournalError> {
+    Ok(files(directory)?.into_iter().filter_map(|path| File::open(path).ok()).map(read))
+}
+
+fn read(file: File) -> Vec<Fact> {
+    let (mut file, mut line, mut facts) = (BufReader::new(file), Vec::new(), Vec::new());
+    loop {
+        line.clear();
+        let read = (&mut file).take(MAX_LINE).read_until(b'\n', &mut line);
         // A torn last line is what a killed process leaves; it holds no finished fact.
-        let lines = BufReader::new(file).lines().map_while(Result::ok).filter(|line| line.len() < MAX_LINE);
-        facts.extend(lines.filter_map(|line| serde_json::from_str::<Fact>(&line).ok()));
+        if !read.is_ok_and(|read| read > 0) || line.last() != Some(&b'\n') {
+            return facts;
+        }
+        facts.extend(serde_json::from_slice::<Fact>(&line).ok());
     }
-    Ok(facts)
 }
 
 /// Newest first.
@@ -152,6 +169,29 @@ mod tests {
         let mut journal = FileJournal::open(directory.path(), "0001").expect("opens");
         journal.append(&facts).expect("appends");
         journal.file.write_all(b"{\"fact\":\"run_sub").expect("tears");
-        assert_eq!(read(directory.path()).expect("loads"), facts);
+        let kept: Vec<_> = newest_first(directory.path()).expect("loads").collect();
+        assert_eq!(kept, [facts]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_and_endless_lines_are_survived() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let fact = Fact::RunSubmitted { run: "r1".into() };
+        let mut journal = FileJournal::open(directory.path(), "0001").expect("opens");
+        journal.file.write_all(b"\xff\xfe\n").expect("writes");
+        journal.append(std::slice::from_ref(&fact)).expect("appends");
+        journal.file.write_all(&vec![b'x'; 3 << 20]).expect("writes");
+        let kept: Vec<_> = newest_first(directory.path()).expect("loads").collect();
+        assert_eq!(kept, [[fact]]);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_the_journal() {
+        let file = OpenOptions::new().append(true).open("/dev/full").expect("opens");
+        let mut journal = FileJournal { path: "/state/journal/1.jsonl".into(), file };
+        let error = journal.append(&[Fact::RunSubmitted { run: "r1".into() }]).expect_err("full");
+        assert_eq!(error.to_string(), "cannot write the journal /state/journal/1.jsonl");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.contains("No space left"), "{cause}");
     }
 }

@@ -4,14 +4,16 @@
 //! [`Fleet`](fleet_core::Fleet). The services of `rpc` only translate: requests become inputs of the shell, its
 //! feeds become streams. There is no Nix here: nothing is evaluated or built.
 
+mod attempts;
 pub mod config;
 mod derivations;
 mod feed;
 mod journal;
+mod log_search;
 mod logs;
 mod rpc;
 mod server;
 mod shell;
 
 pub use config::{Config, StepLimits};
-pub use server::{Coordinator, StartError};
+pub use server::{Coordinator, ServeError, StartError};

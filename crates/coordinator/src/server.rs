@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::config::Config;
 use crate::journal::{FileJournal, JournalError};
-use crate::logs::Logs;
+use crate::logs::LogWriter;
 use crate::rpc::{ChunksService, RunsService, WorkersService};
 use crate::shell::{Feeds, Input, Shell};
 
@@ -44,12 +44,24 @@ pub enum StartError {
     Chunks(#[from] StoreError),
 }
 
+/// Why a coordinator serves no more.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The connections failed as a whole.
+    #[error("cannot serve")]
+    Transport(#[from] tonic::transport::Error),
+    /// It cannot go on, and has said why to its log and to those who watch its runs.
+    #[error("the coordinator stopped, because it could not go on")]
+    Stopped,
+}
+
 /// A running coordinator. Dropping it, and all channels to it, ends it.
 #[derive(Clone, Debug)]
 pub struct Coordinator {
     shell: mpsc::Sender<Input>,
     feeds: Feeds,
     chunks: ChunkStore,
+    logs: LogWriter,
     config: Config,
 }
 
@@ -62,20 +74,19 @@ impl Coordinator {
         let journal =
             FileJournal::open(&state.join("journal"), &format!("{started:015}-{}", std::process::id()))?;
         let logs_dir = state.join("logs");
-        let logs = Logs::open(logs_dir.clone())
+        let logs = LogWriter::open(logs_dir.clone())
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let chunks = ChunkStore::open(&state.join("objects"))?;
         let fleet = Fleet::new(config.fleet.clone());
-        let (shell, feeds) = Shell::new(fleet, Box::new(journal), logs, config.limits).spawn();
-        Ok(Self { shell, feeds, chunks, config })
+        let max_workers = config.fleet.max_workers;
+        let (shell, feeds) =
+            Shell::new(fleet, max_workers, Box::new(journal), logs.clone(), config.limits).spawn();
+        Ok(Self { shell, feeds, chunks, logs, config })
     }
 
-    /// Serves connections until `stop`; then open streams are cut.
-    pub async fn serve<I, IO, E>(
-        &self,
-        incoming: I,
-        stop: CancellationToken,
-    ) -> Result<(), tonic::transport::Error>
+    /// Serves connections until `stop`; then open streams are cut. A coordinator that cannot go on ends its
+    /// streams by itself.
+    pub async fn serve<I, IO, E>(&self, incoming: I, stop: CancellationToken) -> Result<(), ServeError>
     where
         I: Stream<Item = Result<IO, E>>,
         IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
@@ -85,7 +96,7 @@ impl Coordinator {
         let runs = RunsService {
             shell: self.shell.clone(),
             feeds: self.feeds.clone(),
-            logs_dir: self.config.state_dir.join("logs"),
+            logs: self.logs.clone(),
             journal_dir: self.config.state_dir.join("journal"),
         };
         let workers = WorkersService { shell: self.shell.clone() };
@@ -96,9 +107,12 @@ impl Coordinator {
                 v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_MESSAGE))
-            .serve_with_incoming(incoming);
+            .serve_with_incoming_shutdown(incoming, self.shell.closed());
         tokio::select! {
-            ended = server => ended,
+            ended = server => {
+                ended?;
+                if self.shell.is_closed() { Err(ServeError::Stopped) } else { Ok(()) }
+            }
             () = stop.cancelled() => Ok(()),
         }
     }

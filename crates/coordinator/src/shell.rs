@@ -5,30 +5,38 @@
 mod inbound;
 mod outbound;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use fleet_core::{Effect, Epoch, Event, Fleet, Notice, RealiseJobId, RunId, SourceId, Time, Timer, WorkerId};
+use fleet_core::{
+    DrvPath, Effect, Epoch, Event, Fleet, Notice, RealiseJobId, Record, RunId, RunRequest, SourceId, Time,
+    Timer, WorkerId,
+};
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::v1::worker_message::Message as FromWorker;
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::attempts::Attempts;
 use crate::config::StepLimits;
-use crate::derivations::Derivations;
+use crate::derivations::{Derivations, MAX_BYTES};
 use crate::feed::Feed;
-use crate::journal::{Fact, Journal};
-use crate::logs::Logs;
+use crate::journal::{Fact, Journal, JournalError};
+use crate::logs::LogWriter;
 
 /// Inputs waiting for the shell; senders wait when it is full, which slows the peer that floods.
 const INPUTS: usize = 1024;
 /// Inputs applied before their records are made durable together.
 const BATCH: usize = 128;
-/// Runs whose feeds stay in memory.
+/// Runs that ended and whose feeds stay in memory.
 const KEPT_RUNS: usize = 64;
+/// Path infos that one run may gather: far above any fleet's.
+const MAX_PATH_INFOS: usize = 2_000_000;
 
 /// Feeds by run name, shared with the services.
 pub(crate) type Feeds = Arc<DashMap<String, Arc<Feed>>>;
@@ -44,8 +52,8 @@ pub(crate) enum Input {
     Join(Box<v1::Hello>, mpsc::Sender<ToWorker>, oneshot::Sender<Result<(WorkerId, u64), Status>>),
     /// A worker says something; an error ends its session.
     Said(WorkerId, FromWorker, oneshot::Sender<Result<(), Status>>),
-    /// A worker's session ended.
-    Left(WorkerId),
+    /// A worker's session ended, and why, unless it just closed.
+    Left(WorkerId, Option<String>),
 }
 
 /// State beside the core: names, feeds, sessions.
@@ -53,14 +61,17 @@ pub(crate) struct Shell {
     fleet: Fleet,
     started: Instant,
     journal: Box<dyn Journal>,
-    logs: Logs,
+    attempts: Attempts,
     derivations: Derivations,
     limits: StepLimits,
     feeds: Feeds,
     runs: BTreeMap<RunId, RunState>,
     sources: HashMap<SourceId, v1::Source>,
-    workers: BTreeMap<WorkerId, mpsc::Sender<ToWorker>>,
-    realises: HashMap<RealiseJobId, RunId>,
+    workers: BTreeMap<WorkerId, Session>,
+    max_workers: usize,
+    realises: HashMap<RealiseJobId, Realising>,
+    /// Runs that ended, oldest first.
+    ended: VecDeque<RunId>,
     next_run: u64,
     next_worker: u64,
     timers: BTreeMap<(Time, u64), Timer>,
@@ -69,7 +80,24 @@ pub(crate) struct Shell {
 
 struct RunState {
     name: String,
+    request: RunRequest,
     feed: Arc<Feed>,
+    live: bool,
+    /// Steps of it that run now.
+    running: HashSet<DrvPath>,
+    path_infos: usize,
+}
+
+struct Session {
+    name: String,
+    outbound: mpsc::Sender<ToWorker>,
+}
+
+/// Who realises for which run.
+struct Realising {
+    run: RunId,
+    worker: WorkerId,
+    epoch: Epoch,
 }
 
 impl std::fmt::Debug for Shell {
@@ -82,19 +110,27 @@ impl std::fmt::Debug for Shell {
 }
 
 impl Shell {
-    pub(crate) fn new(fleet: Fleet, journal: Box<dyn Journal>, logs: Logs, limits: StepLimits) -> Self {
+    pub(crate) fn new(
+        fleet: Fleet,
+        max_workers: usize,
+        journal: Box<dyn Journal>,
+        logs: LogWriter,
+        limits: StepLimits,
+    ) -> Self {
         Self {
             fleet,
             started: Instant::now(),
             journal,
-            logs,
-            derivations: Derivations::default(),
+            attempts: Attempts::new(logs),
+            derivations: Derivations::new(MAX_BYTES),
             limits,
             feeds: Feeds::default(),
             runs: BTreeMap::new(),
             sources: HashMap::new(),
             workers: BTreeMap::new(),
+            max_workers,
             realises: HashMap::new(),
+            ended: VecDeque::new(),
             next_run: 1,
             next_worker: 1,
             timers: BTreeMap::new(),
@@ -102,20 +138,36 @@ impl Shell {
         }
     }
 
-    /// Starts the shell's task; it ends when every sender is gone.
+    /// Starts the shell's task; it ends when every sender is gone, or when it cannot go on. No watcher of a run
+    /// waits on after that.
     pub(crate) fn spawn(self) -> (mpsc::Sender<Input>, Feeds) {
         let (sender, inputs) = mpsc::channel(INPUTS);
         let feeds = self.feeds.clone();
-        tokio::spawn(self.run(inputs));
+        let ending = feeds.clone();
+        tokio::spawn(async move {
+            let cause = match AssertUnwindSafe(self.run(inputs)).catch_unwind().await {
+                Ok(Ok(())) => "the coordinator stopped".to_owned(),
+                Ok(Err(error)) => {
+                    // Nothing visible may precede its record: without a journal there is no going on.
+                    let cause = format!("{error}: {}", error_source(&error));
+                    tracing::error!("stopping: {cause}");
+                    cause
+                }
+                Err(_) => "the coordinator failed; what it printed says why".to_owned(),
+            };
+            for feed in ending.iter() {
+                feed.fail(&cause);
+            }
+        });
         (sender, feeds)
     }
 
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), JournalError> {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let due = self.next_due();
             tokio::select! {
-                received = inputs.recv_many(&mut batch, BATCH) => if received == 0 { break },
+                received = inputs.recv_many(&mut batch, BATCH) => if received == 0 { return Ok(()) },
                 () = tokio::time::sleep(due) => {}
             }
             let mut effects = Vec::new();
@@ -125,12 +177,7 @@ impl Shell {
             for input in batch.drain(..) {
                 self.take(input, &mut effects);
             }
-            if let Err(error) = self.perform(effects) {
-                // Nothing visible may precede its record: without a journal there is no going on.
-                tracing::error!(%error, "stopping: the journal cannot be written");
-                self.fail_runs(&format!("{error}: {}", error_source(&error)));
-                break;
-            }
+            self.perform(effects)?;
         }
     }
 
@@ -143,7 +190,7 @@ impl Shell {
     }
 
     /// Performs effects, and those of what performing them caused.
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), crate::journal::JournalError> {
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), JournalError> {
         let mut effects = effects;
         while !effects.is_empty() {
             let facts: Vec<Fact> = effects
@@ -159,6 +206,9 @@ impl Shell {
             let mut caused = Vec::new();
             for effect in effects {
                 match effect {
+                    Effect::Append(Record::AttemptEnded { drv, attempt, .. }) => {
+                        self.attempts.end(&drv, attempt);
+                    }
                     Effect::Append(_) => {}
                     Effect::Arm(timer, at) => self.arm(timer, at),
                     Effect::Notify(run, notice) => self.notify(run, &notice),
@@ -175,30 +225,45 @@ impl Shell {
     }
 
     fn notify(&mut self, run: RunId, notice: &Notice) {
-        let Some(state) = self.runs.get(&run) else { return };
+        let Some(state) = self.runs.get_mut(&run) else { return };
+        match notice {
+            Notice::StepStarted { drv, .. } => _ = state.running.insert(drv.clone()),
+            Notice::StepFinished { drv, .. } => _ = state.running.remove(drv),
+            _ => {}
+        }
         state.feed.push(fleet_wire::to_wire::notice(notice));
         if matches!(notice, Notice::Finished(_)) {
-            self.realises.retain(|_, of| *of != run);
-            while self.runs.len() > KEPT_RUNS {
-                if let Some((_, old)) = self.runs.pop_first() {
-                    self.feeds.remove(&old.name);
-                }
-            }
+            state.live = false;
+            state.running = HashSet::new();
+            self.run_ended(run);
         }
     }
 
-    /// Ends every watcher's wait when the shell cannot go on.
-    fn fail_runs(&mut self, cause: &str) {
-        for state in self.runs.values() {
-            let failure =
-                v1::Failure { code: "infrastructure".into(), cause: cause.into(), ..v1::Failure::default() };
-            let finished = v1::RunFinished {
-                outcome: v1::RunOutcome::Failed.into(),
-                failure: Some(failure),
-                ..v1::RunFinished::default()
-            };
-            state.feed.push(v1::run_event::Event::RunFinished(finished));
+    /// Forgets what only this run needed, and the run that ended longest ago.
+    fn run_ended(&mut self, run: RunId) {
+        self.realises.retain(|_, realising| realising.run != run);
+        let live = self.runs.values().filter(|state| state.live);
+        let needed: HashSet<SourceId> =
+            live.flat_map(|state| state.request.before.into_iter().chain([state.request.after])).collect();
+        self.sources.retain(|source, _| needed.contains(source));
+        self.ended.push_back(run);
+        if self.ended.len() > KEPT_RUNS
+            && let Some(old) = self.ended.pop_front().and_then(|old| self.runs.remove(&old))
+        {
+            self.feeds.remove(&old.name);
         }
+    }
+
+    /// A worker is gone, or given up.
+    fn worker_left(&mut self, worker: WorkerId, why: &str, effects: &mut Vec<Effect>) {
+        let Some(session) = self.workers.remove(&worker) else { return };
+        self.realises.retain(|_, realising| realising.worker != worker);
+        let text = format!("worker {} left: {why}", session.name);
+        tracing::info!("{text}");
+        for state in self.runs.values().filter(|state| state.live) {
+            state.feed.push(v1::run_event::Event::Notice(v1::Notice { text: text.clone() }));
+        }
+        self.apply(Event::WorkerLost { worker }, effects);
     }
 
     fn arm(&mut self, timer: Timer, at: Time) {
@@ -226,3 +291,6 @@ impl Shell {
 fn error_source(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

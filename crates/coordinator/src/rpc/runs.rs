@@ -1,20 +1,21 @@
 //! What clients ask for: runs, their events, their logs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use fleet_wire::v1;
 use fleet_wire::v1::run_event::Event;
 use futures::Stream;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status;
-use crate::feed::Feed;
-use crate::journal::Fact;
-use crate::logs;
+use crate::feed::{Feed, LOG_BACKLOG};
+use crate::log_search::{self, FoundLog, Search, Wanted};
+use crate::logs::LogWriter;
 use crate::shell::{Feeds, Input};
 
 /// Messages waiting for a client; then its stream waits, and nothing else does.
@@ -28,7 +29,7 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct RunsService {
     pub(crate) shell: mpsc::Sender<Input>,
     pub(crate) feeds: Feeds,
-    pub(crate) logs_dir: PathBuf,
+    pub(crate) logs: LogWriter,
     pub(crate) journal_dir: PathBuf,
 }
 
@@ -67,9 +68,11 @@ impl v1::runs_server::Runs for RunsService {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
-        let (logs_dir, journal_dir) = (self.logs_dir.clone(), self.journal_dir.clone());
-        let wanted = request.clone();
-        let found = tokio::task::spawn_blocking(move || find_log(&logs_dir, &journal_dir, &wanted))
+        let (logs, journal) = (self.logs.directory().to_owned(), self.journal_dir.clone());
+        self.logs.flush().await;
+        let selector = request.selector.trim_end_matches('/').to_owned();
+        let wanted = Wanted { run: request.run, selector, attempt: request.attempt };
+        let found = tokio::task::spawn_blocking(move || find_log(&logs, &journal, &wanted))
             .await
             .map_err(|_| status::stopping())??;
         let (sender, receiver) = mpsc::channel(16);
@@ -89,7 +92,7 @@ impl RunsService {
 }
 
 /// Sends a feed until its run ends or the client goes. Events are looked at first and sent last, so that a step's
-/// log lines go out before its end.
+/// log lines go out before its end; but no flood of lines holds them back.
 async fn watch(
     feed: &Feed,
     mut seen: usize,
@@ -100,32 +103,40 @@ async fn watch(
     let mut lines = logs.then(|| feed.watch_logs());
     loop {
         length.mark_unchanged();
-        let events = feed.after(seen);
-        while let Some(line) = lines.as_mut().and_then(next_line) {
+        let Some(events) = feed.after(seen) else { return };
+        for _ in 0..LOG_BACKLOG {
+            let Some(line) = lines.as_mut().and_then(next_line) else { break };
             if sender.send(Ok(feed.transient(line))).await.is_err() {
                 return;
             }
         }
+        let any = !events.is_empty();
         for event in events {
             seen += 1;
-            let last = matches!(event.event, Some(Event::RunFinished(_)));
-            if sender.send(Ok(event)).await.is_err() || last {
+            if sender.send(Ok(event)).await.is_err() {
                 return;
             }
+        }
+        if any {
+            continue;
         }
         tokio::select! {
             changed = length.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
             line = wait_for_line(lines.as_mut()) => if let Some(line) = line
-                && sender.send(Ok(feed.transient(Event::StepLog(line)))).await.is_err() { return },
+                && sender.send(Ok(feed.transient(line))).await.is_err() { return },
         }
     }
 }
 
-/// The next log line; nothing when some were lost; never for a watcher without logs.
-async fn wait_for_line(lines: Option<&mut broadcast::Receiver<v1::StepLog>>) -> Option<v1::StepLog> {
+/// The next log line, or how many were lost; never for a watcher without logs.
+async fn wait_for_line(lines: Option<&mut broadcast::Receiver<v1::StepLog>>) -> Option<Event> {
     match lines {
-        Some(lines) => lines.recv().await.ok(),
+        Some(lines) => match lines.recv().await {
+            Ok(line) => Some(Event::StepLog(line)),
+            Err(RecvError::Lagged(lost)) => Some(lost_lines(lost)),
+            Err(RecvError::Closed) => None,
+        },
         None => std::future::pending().await,
     }
 }
@@ -134,52 +145,24 @@ async fn wait_for_line(lines: Option<&mut broadcast::Receiver<v1::StepLog>>) -> 
 fn next_line(lines: &mut broadcast::Receiver<v1::StepLog>) -> Option<Event> {
     match lines.try_recv() {
         Ok(line) => Some(Event::StepLog(line)),
-        Err(broadcast::error::TryRecvError::Lagged(lost)) => {
-            let text = format!("{lost} log messages were dropped for this slow reader");
-            Some(Event::Notice(v1::Notice { text }))
-        }
+        Err(TryRecvError::Lagged(lost)) => Some(lost_lines(lost)),
         Err(_) => None,
     }
 }
 
-struct FoundLog {
-    drv: String,
-    log: logs::KeptLog,
+fn lost_lines(lost: u64) -> Event {
+    Event::Notice(v1::Notice { text: format!("{lost} log messages were dropped for this slow reader") })
 }
 
-fn find_log(
-    logs_dir: &std::path::Path,
-    journal_dir: &std::path::Path,
-    request: &v1::LogsRequest,
-) -> Result<FoundLog, Status> {
-    let selector = request.selector.trim_end_matches('/');
-    let base_name = selector.rsplit_once('/').map_or(selector, |(_, name)| name);
-    let mut candidates: Vec<String> = Vec::new();
-    if std::path::Path::new(base_name).extension().is_some_and(|e| e == "drv") {
-        candidates.push(base_name.to_owned());
-    } else {
-        let facts =
-            crate::journal::read(journal_dir).map_err(|error| Status::unavailable(error.to_string()))?;
-        candidates.extend(facts.into_iter().filter_map(|fact| match fact {
-            Fact::TargetSettled { run, host, drv, .. }
-                if host == selector && (request.run.is_empty() || run == request.run) =>
-            {
-                drv
-            }
-            _ => None,
-        }));
-        if candidates.is_empty() {
-            return Err(Status::not_found(format!("no remembered run has a host {selector}")));
+fn find_log(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<FoundLog, Status> {
+    let selector = &wanted.selector;
+    match log_search::search(logs, journal, wanted).map_err(|error| status::journal(&error))? {
+        Search::Found(found) => Ok(found),
+        Search::NothingBuilt => {
+            Err(Status::not_found(format!("no log is kept for {selector}: nothing was built for it here")))
         }
+        Search::UnknownHost => Err(Status::not_found(format!("no remembered run has a host {selector}"))),
     }
-    for drv in candidates {
-        let kept = logs::kept(logs_dir, &drv);
-        let wanted = kept.into_iter().rfind(|log| request.attempt == 0 || log.attempt == request.attempt);
-        if let Some(log) = wanted {
-            return Ok(FoundLog { drv, log });
-        }
-    }
-    Err(Status::not_found(format!("no log is kept for {selector}: nothing was built for it here")))
 }
 
 async fn send_log(

@@ -6,6 +6,8 @@ use fleet_store::StoreError;
 use fleet_wire::from_wire::WireError;
 use tonic::Status;
 
+use crate::journal::JournalError;
+
 pub(crate) fn invalid(error: &WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -19,12 +21,34 @@ pub(crate) fn unknown_run(name: &str) -> Status {
     Status::not_found(format!("there is no run {name}"))
 }
 
+/// The same key came with another request.
+pub(crate) fn other_request(key: &str) -> Status {
+    Status::already_exists(format!("the key {key} stands for another request"))
+}
+
+/// As many workers are connected as the core takes.
+pub(crate) fn too_many_workers(limit: usize) -> Status {
+    Status::resource_exhausted(format!("{limit} workers are connected already"))
+}
+
+/// A worker was not heard of for too long.
+pub(crate) fn silent() -> Status {
+    Status::deadline_exceeded("the worker was silent for too long")
+}
+
+/// A worker let its messages pile up.
+pub(crate) fn not_taken() -> Status {
+    Status::resource_exhausted("the worker does not take its messages")
+}
+
+pub(crate) fn journal(error: &JournalError) -> Status {
+    Status::unavailable(with_cause(error))
+}
+
 pub(crate) fn store(error: &StoreError) -> Status {
     match error {
         StoreError::Chunk(_) => Status::invalid_argument(with_cause(error)),
-        StoreError::Objects(object_store_error) if is_not_found(object_store_error) => {
-            Status::not_found(with_cause(error))
-        }
+        StoreError::Absent(_) => Status::not_found(error.to_string()),
         _ => Status::unavailable(with_cause(error)),
     }
 }
@@ -32,10 +56,6 @@ pub(crate) fn store(error: &StoreError) -> Status {
 /// The shell is gone: the coordinator is stopping.
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the coordinator is stopping")
-}
-
-fn is_not_found(error: &(dyn Error + 'static)) -> bool {
-    error.to_string().contains("not found")
 }
 
 fn with_cause(error: &dyn Error) -> String {

@@ -18,6 +18,9 @@ use crate::shell::Input;
 /// Commands waiting for a worker: several times what its slots can need at once.
 const OUTBOUND: usize = 1024;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Workers say something every 10 s. A worker is lost when this passes twice without a word: after a pause of the
+/// whole machine, or of this process, the first is over at once.
+const SILENT_WITHIN: Duration = Duration::from_secs(15);
 
 /// The service `fleet.v1.Workers`.
 #[derive(Debug)]
@@ -51,9 +54,10 @@ impl v1::workers_server::Workers for WorkersService {
         let shell = self.shell.clone();
         tokio::spawn(async move {
             let result = listen(worker, &mut inbound, &shell).await;
-            // Both ends may be gone already.
-            let _ = shell.send(Input::Left(worker)).await;
+            let reason = result.as_ref().err().map(|status| status.message().to_owned());
+            // Both ends may be gone already. The reason first: the commands end when the shell hears of it.
             let _ = end.send(result);
+            let _ = shell.send(Input::Left(worker, reason)).await;
         });
         Ok(Response::new(Box::pin(outbound(outbox, ended))))
     }
@@ -64,13 +68,22 @@ async fn listen(
     inbound: &mut Streaming<v1::WorkerMessage>,
     shell: &mpsc::Sender<Input>,
 ) -> Result<(), Status> {
-    while let Some(message) = inbound.message().await? {
+    while let Some(message) = hear(inbound).await? {
         let message = message.message.ok_or_else(|| Status::invalid_argument("an empty message"))?;
         let (reply, answer) = oneshot::channel();
         shell.send(Input::Said(worker, message, reply)).await.map_err(|_| status::stopping())?;
         answer.await.map_err(|_| status::stopping())??;
     }
     Ok(())
+}
+
+async fn hear(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<Option<v1::WorkerMessage>, Status> {
+    for _ in 0..2 {
+        if let Ok(heard) = tokio::time::timeout(SILENT_WITHIN, inbound.message()).await {
+            return heard;
+        }
+    }
+    Err(status::silent())
 }
 
 /// Commands until the session ends; then the reason, if there is one.
@@ -81,13 +94,18 @@ fn outbound(
     futures::stream::unfold(Some((commands, ended)), |state| async move {
         let (mut commands, mut ended) = state?;
         tokio::select! {
-            command = commands.recv() => {
-                let message = v1::CoordinatorMessage { message: Some(command?) };
-                Some((Ok(message), Some((commands, ended))))
-            }
+            biased;
             end = &mut ended => match end {
                 Ok(Err(reason)) => Some((Err(reason), None)),
                 _ => None,
+            },
+            command = commands.recv() => match command {
+                Some(command) => {
+                    let message = v1::CoordinatorMessage { message: Some(command) };
+                    Some((Ok(message), Some((commands, ended))))
+                }
+                // The shell gave the worker up, or is gone.
+                None => Some((Err(status::not_taken()), None)),
             },
         }
     })

@@ -1,16 +1,19 @@
 //! Inputs into events: names become ids, messages are parsed and checked. Refusals go back to who asked.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use fleet_core::{
-    DrvPath, Effect, EvalReport, Event, Failure, FailureCode, LeaseId, RealiseJobId, RunId, WorkerId,
+    DrvPath, Effect, Epoch, EvalReport, Event, Failure, FailureCode, LeaseId, RealiseJobId, RunId, WorkerId,
 };
+use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::v1::run_event::Event as Seen;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use fleet_wire::{from_wire, v1};
+use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Input, RunState, Shell};
+use super::{Input, MAX_PATH_INFOS, Realising, RunState, Session, Shell};
 use crate::feed::Feed;
 use crate::rpc::status;
 
@@ -22,21 +25,33 @@ impl Shell {
             Input::Submit(request, reply) => drop(reply.send(self.submit(&request, effects))),
             Input::Cancel(run, reply) => drop(reply.send(self.cancel(&run, effects))),
             Input::Join(hello, outbound, reply) => {
-                let joined = from_wire::worker_hello(*hello).map_err(|e| status::invalid(&e)).map(|hello| {
-                    let worker = WorkerId(self.next_worker);
-                    self.next_worker += 1;
-                    self.workers.insert(worker, outbound);
-                    self.apply(Event::WorkerJoined { worker, hello }, effects);
-                    (worker, Self::epoch_of(worker).0)
-                });
-                drop(reply.send(joined));
+                let joined = self.join(*hello, outbound, effects);
+                if let Err(Ok((worker, _))) = reply.send(joined) {
+                    self.worker_left(worker, "it did not wait for its welcome", effects);
+                }
             }
             Input::Said(worker, message, reply) => drop(reply.send(self.said(worker, message, effects))),
-            Input::Left(worker) => {
-                self.workers.remove(&worker);
-                self.apply(Event::WorkerLost { worker }, effects);
+            Input::Left(worker, why) => {
+                self.worker_left(worker, why.as_deref().unwrap_or("it closed its session"), effects);
             }
         }
+    }
+
+    fn join(
+        &mut self,
+        hello: v1::Hello,
+        outbound: mpsc::Sender<ToWorker>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(WorkerId, u64), Status> {
+        let hello = from_wire::worker_hello(hello).map_err(|error| status::invalid(&error))?;
+        if self.workers.len() >= self.max_workers {
+            return Err(status::too_many_workers(self.max_workers));
+        }
+        let worker = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        self.workers.insert(worker, Session { name: hello.name.to_string(), outbound });
+        self.apply(Event::WorkerJoined { worker, hello }, effects);
+        Ok((worker, Self::epoch_of(worker).0))
     }
 
     fn submit(&mut self, request: &v1::SubmitRequest, effects: &mut Vec<Effect>) -> Result<String, Status> {
@@ -45,8 +60,9 @@ impl Shell {
             return Err(Status::invalid_argument("idempotency_key must have 1 to 256 characters"));
         }
         let name = run_name(&request.idempotency_key);
-        if self.feeds.contains_key(&name) {
-            return Ok(name);
+        if let Some(known) = self.runs.values().find(|state| state.name == name) {
+            let same = known.request == parsed;
+            return if same { Ok(name) } else { Err(status::other_request(&request.idempotency_key)) };
         }
         for source in request.before.iter().chain(&request.after) {
             let id = from_wire::source_id(source).map_err(|e| status::invalid(&e))?;
@@ -56,7 +72,15 @@ impl Shell {
         self.next_run += 1;
         let feed = Arc::new(Feed::new());
         self.feeds.insert(name.clone(), feed.clone());
-        self.runs.insert(run, RunState { name: name.clone(), feed });
+        let state = RunState {
+            name: name.clone(),
+            request: parsed.clone(),
+            feed,
+            live: true,
+            running: HashSet::new(),
+            path_infos: 0,
+        };
+        self.runs.insert(run, state);
         self.apply(Event::RunSubmitted { run, request: parsed }, effects);
         Ok(name)
     }
@@ -80,11 +104,11 @@ impl Shell {
             FromWorker::Heartbeat(_) => return Ok(()),
             FromWorker::DerivationsSeen(seen) => return self.learn(seen),
             FromWorker::StepLogged(logged) => {
-                self.logged(&logged);
+                self.logged(worker, &logged);
                 return Ok(());
             }
             FromWorker::StepPhased(phased) => {
-                self.phased(phased);
+                self.phased(worker, &phased);
                 return Ok(());
             }
             FromWorker::HostsDiscovered(message) => from_wire::discovered(worker, message),
@@ -95,8 +119,9 @@ impl Shell {
             FromWorker::StepReported(message) => self.step_reported(worker, message),
             FromWorker::LeaseFinished(message) => Ok(from_wire::lease_finished(worker, message)),
             FromWorker::PathsRealised(message) => match self.paths_realised(worker, message) {
-                Some(event) => Ok(event),
-                None => return Ok(()),
+                Ok(Some(event)) => Ok(event),
+                Ok(None) => return Ok(()),
+                Err(error) => Err(error),
             },
         };
         let event = event.map_err(|error| status::invalid(&error))?;
@@ -139,11 +164,13 @@ impl Shell {
         worker: WorkerId,
         message: v1::StepReported,
     ) -> Result<Event, from_wire::WireError> {
-        let (lease, drv) = (LeaseId(message.lease), DrvPath::from(message.drv.as_str()));
-        let tail = self.logs.tail(lease, &drv);
-        self.logs.end(lease, &drv);
+        let (lease, epoch) = (LeaseId(message.lease), Epoch(message.epoch));
+        let drv = DrvPath::from(message.drv.as_str());
+        let holds = self.attempts.holds(worker, lease, epoch, &drv);
+        let tail = if holds { self.attempts.tail(&drv) } else { String::new() };
         let event = from_wire::step_reported(worker, message, &tail.into())?;
-        if let Event::StepReported { report, .. } = &event
+        if holds
+            && let Event::StepReported { report, .. } = &event
             && let fleet_core::StepReport::Ended { outcome, .. } = report
             && let fleet_core::StepOutcome::Built(outputs) | fleet_core::StepOutcome::AlreadyValid(outputs) =
                 outcome
@@ -153,42 +180,57 @@ impl Shell {
         Ok(event)
     }
 
-    fn logged(&mut self, logged: &v1::StepLogged) {
-        let drv = DrvPath::from(logged.drv.as_str());
-        let Some(attempt) = self.logs.append(LeaseId(logged.lease), &drv, &logged.data) else { return };
+    fn logged(&mut self, worker: WorkerId, logged: &v1::StepLogged) {
+        let Some(attempt) = self.attempts.append(worker, logged) else { return };
         let name = logged.drv.get(33..).unwrap_or_default().trim_end_matches(".drv").to_owned();
         let log = v1::StepLog { drv: logged.drv.clone(), name, attempt, data: logged.data.clone() };
-        for state in self.interested() {
-            state.feed.show(log.clone());
+        for feed in self.interested(&logged.drv) {
+            feed.show(log.clone());
         }
     }
 
-    fn phased(&mut self, phased: v1::StepPhased) {
-        let phase = v1::StepPhase { drv: phased.drv, phase: phased.phase };
-        for state in self.interested() {
-            state.feed.push(Seen::StepPhase(phase.clone()));
+    fn phased(&mut self, worker: WorkerId, phased: &v1::StepPhased) {
+        if self.attempts.phase(worker, phased) {
+            for feed in self.interested(&phased.drv) {
+                let phase = v1::StepPhase { drv: phased.drv.clone(), phase: phased.phase.clone() };
+                feed.push(Seen::StepPhase(phase));
+            }
         }
     }
 
     /// Path infos go straight to their run's watchers; the event is for the last message.
-    fn paths_realised(&mut self, worker: WorkerId, mut message: v1::PathsRealised) -> Option<Event> {
-        let job = RealiseJobId(message.job);
-        let infos = std::mem::take(&mut message.infos);
-        if let Some(state) = self.realises.get(&job).and_then(|run| self.runs.get(run))
+    fn paths_realised(
+        &mut self,
+        worker: WorkerId,
+        mut message: v1::PathsRealised,
+    ) -> Result<Option<Event>, from_wire::WireError> {
+        let (job, epoch) = (RealiseJobId(message.job), Epoch(message.epoch));
+        let current = |job: &&Realising| (job.worker, job.epoch) == (worker, epoch);
+        let Some(run) = self.realises.get(&job).filter(current).map(|job| job.run) else { return Ok(None) };
+        let mut infos = std::mem::take(&mut message.infos);
+        infos.iter().try_for_each(from_wire::path_info)?;
+        if let Some(state) = self.runs.get_mut(&run)
             && !infos.is_empty()
         {
-            let infos = infos.into_iter().map(|mut info| {
-                self.derivations.identify(&mut info);
-                info
-            });
-            state.feed.push(Seen::PathInfos(v1::PathInfos { infos: infos.collect() }));
+            state.path_infos = state.path_infos.saturating_add(infos.len());
+            if state.path_infos > MAX_PATH_INFOS {
+                return Err(from_wire::WireError::TooLarge("infos"));
+            }
+            for info in &mut infos {
+                self.derivations.identify(info);
+            }
+            state.feed.push(Seen::PathInfos(v1::PathInfos { infos }));
         }
-        message.done.then(|| from_wire::realised(worker, message))
+        if message.done {
+            self.realises.remove(&job);
+        }
+        Ok(message.done.then(|| from_wire::realised(worker, message)))
     }
 
-    /// Runs that may want to see a step. Today a coordinator shows a step's lines to every live run.
-    fn interested(&self) -> impl Iterator<Item = &RunState> {
-        self.runs.values()
+    /// Watchers of the runs for which a step is being built.
+    fn interested(&self, drv: &str) -> impl Iterator<Item = &Feed> {
+        let drv = DrvPath::from(drv);
+        self.runs.values().filter(move |state| state.running.contains(&drv)).map(|state| &*state.feed)
     }
 }
 

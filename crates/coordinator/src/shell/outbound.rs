@@ -5,7 +5,9 @@ use fleet_core::{LeaseId, LeasedStep, StepOutcome, StepReport, WorkerId};
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::{to_wire, v1};
 
-use super::Shell;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Realising, Shell};
 
 impl Shell {
     /// Sends a command; `caused` collects the effects of what cannot be sent.
@@ -21,7 +23,7 @@ impl Shell {
             Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, caused),
             Command::CancelLease { lease } => ToWorker::CancelLease(v1::CancelLease { lease: lease.0 }),
             Command::Realise { job, epoch, path, run, closure } => {
-                self.realises.insert(job, run);
+                self.realises.insert(job, Realising { run, worker, epoch });
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
                     epoch: epoch.0,
@@ -31,13 +33,13 @@ impl Shell {
                 })
             }
         };
-        let Some(outbound) = self.workers.get(&worker) else {
+        let Some(session) = self.workers.get(&worker) else {
             return;
         };
-        if outbound.try_send(message).is_err() {
-            tracing::warn!(%worker, "a worker does not take its messages: its session ends");
-            self.workers.remove(&worker);
-            self.apply(Event::WorkerLost { worker }, caused);
+        match session.outbound.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.worker_left(worker, "it does not take its messages", caused),
+            Err(TrySendError::Closed(_)) => self.worker_left(worker, "its session broke", caused),
         }
     }
 
@@ -53,7 +55,7 @@ impl Shell {
         for step in steps {
             match self.derivations.work(step, self.limits) {
                 Ok(ready) => {
-                    self.logs.begin(lease, &step.drv, step.attempt);
+                    self.attempts.begin(worker, lease, epoch, step);
                     work.push(ready);
                 }
                 Err(error) => {

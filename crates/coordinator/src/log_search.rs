@@ -1,0 +1,120 @@
+//! Which kept log a person means by a host or a derivation. Reads the journal and the logs, newest first, and
+//! stops at the first hit.
+
+use std::path::Path;
+
+use crate::journal::{self, Fact, JournalError};
+use crate::logs::{self, KeptLog};
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Empty for any run.
+    pub(crate) run: String,
+    /// A host, a derivation's path or its base name.
+    pub(crate) selector: String,
+    /// 0 for the last.
+    pub(crate) attempt: u32,
+}
+
+/// A log and whose it is.
+#[derive(Debug)]
+pub(crate) struct FoundLog {
+    pub(crate) drv: String,
+    pub(crate) log: KeptLog,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Search {
+    Found(FoundLog),
+    /// Such a derivation or host is known, but nothing was built for it here.
+    NothingBuilt,
+    UnknownHost,
+}
+
+/// Looks for a log.
+pub(crate) fn search(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<Search, JournalError> {
+    let base_name = wanted.selector.rsplit_once('/').map_or(&*wanted.selector, |(_, name)| name);
+    if let Some(found) = pick(logs, base_name, wanted.attempt) {
+        return Ok(Search::Found(found));
+    }
+    let mut search = Search::UnknownHost;
+    if Path::new(base_name).extension().is_some_and(|extension| extension == "drv") {
+        search = Search::NothingBuilt;
+    }
+    for facts in journal::newest_first(journal)? {
+        for drv in candidates(&facts, wanted) {
+            if let Some(found) = pick(logs, drv, wanted.attempt) {
+                return Ok(Search::Found(found));
+            }
+            search = Search::NothingBuilt;
+        }
+    }
+    Ok(search)
+}
+
+fn pick(logs: &Path, drv: &str, attempt: u32) -> Option<FoundLog> {
+    let log = logs::kept(logs, drv).into_iter().rfind(|log| attempt == 0 || log.attempt == attempt)?;
+    Some(FoundLog { drv: drv.to_owned(), log })
+}
+
+/// Derivations that stand for a host: those of the newest run first, in each run what failed.
+fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<&'f str> {
+    let mut runs: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
+    for fact in facts.iter().rev() {
+        let Fact::TargetSettled { run, host, status, drv: Some(drv), .. } = fact else { continue };
+        if *host != wanted.selector || !(wanted.run.is_empty() || *run == wanted.run) {
+            continue;
+        }
+        let age = runs.iter().position(|known| known == run).unwrap_or_else(|| {
+            runs.push(run);
+            runs.len() - 1
+        });
+        found.push((age, !status.ends_with("Failed"), drv.as_str()));
+    }
+    found.sort_by_key(|(age, well, _)| (*age, *well));
+    found.into_iter().map(|(_, _, drv)| drv).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{FileJournal, Journal};
+
+    fn settled(run: &str, status: &str, drv: &str) -> Fact {
+        let (run, host, status) = (run.to_owned(), "a".to_owned(), status.to_owned());
+        Fact::TargetSettled { run, host, side: "After".into(), status, drv: Some(drv.to_owned()) }
+    }
+
+    fn find(state: &Path, run: &str) -> String {
+        let wanted = Wanted { run: run.to_owned(), selector: "a".to_owned(), attempt: 0 };
+        match search(&state.join("logs"), &state.join("journal"), &wanted).expect("reads") {
+            Search::Found(found) => found.drv,
+            other => panic!("not found: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_host_stands_for_what_failed_in_its_newest_run() {
+        let state = tempfile::tempdir().expect("temporary directory");
+        for drv in ["old.drv", "bad.drv", "good.drv"] {
+            let directory = state.path().join("logs").join(drv);
+            std::fs::create_dir_all(&directory).expect("creates");
+            std::fs::write(directory.join("1.1.log"), drv).expect("writes");
+        }
+        let journal = state.path().join("journal");
+        let older = [settled("r0", "Built", "old.drv")];
+        FileJournal::open(&journal, "0001").expect("opens").append(&older).expect("appends");
+        let newer = [
+            settled("r1", "Built", "old.drv"),
+            settled("r2", "BuildFailed", "bad.drv"),
+            settled("r2", "Built", "good.drv"),
+        ];
+        FileJournal::open(&journal, "0002").expect("opens").append(&newer).expect("appends");
+        assert_eq!(find(state.path(), ""), "bad.drv");
+        assert_eq!(find(state.path(), "r1"), "old.drv");
+        assert_eq!(find(state.path(), "r0"), "old.drv");
+    }
+}

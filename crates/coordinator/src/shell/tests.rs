@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+use fleet_core::FleetConfig;
+
+use super::*;
+
+/// A journal that goes wrong in one way.
+enum Broken {
+    Fails,
+    Panics,
+}
+
+impl Journal for Broken {
+    fn append(&mut self, _: &[Fact]) -> Result<(), JournalError> {
+        match self {
+            Self::Fails => Err(JournalError::new("write", "/state/journal".as_ref(), full())),
+            Self::Panics => panic!("a planted bug"),
+        }
+    }
+}
+
+fn full() -> std::io::Error {
+    std::io::Error::from(std::io::ErrorKind::StorageFull)
+}
+
+fn submit_request() -> Box<v1::SubmitRequest> {
+    let source = v1::Source {
+        nar_hash: vec![1; 32].into(),
+        manifest: Some(v1::Manifest::default()),
+        ..Default::default()
+    };
+    Box::new(v1::SubmitRequest { idempotency_key: "k".into(), after: Some(source), ..Default::default() })
+}
+
+/// Submits a run and gives its end.
+async fn end_of_run(journal: Broken) -> (v1::Failure, mpsc::Sender<Input>) {
+    let logs = tempfile::tempdir().expect("temporary directory");
+    let logs = LogWriter::open(logs.path().to_owned()).expect("opens");
+    let fleet = Fleet::new(FleetConfig::default());
+    let (shell, feeds) = Shell::new(fleet, 10, Box::new(journal), logs, StepLimits::default()).spawn();
+    let (reply, answer) = oneshot::channel();
+    assert!(shell.send(Input::Submit(submit_request(), reply)).await.is_ok());
+    let run = answer.await.expect("an answer").expect("taken");
+    let feed = feeds.get(&run).expect("a feed").clone();
+    let mut length = feed.watch();
+    let ended = length.wait_for(|length| *length > 0);
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time").expect("an event");
+    let events = feed.after(0).expect("events");
+    match events.last().and_then(|event| event.event.clone()) {
+        Some(v1::run_event::Event::RunFinished(finished)) => (finished.failure.expect("a failure"), shell),
+        other => panic!("not the end: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_journal_runs_end_with_its_error_and_the_shell_too() {
+    let (failure, shell) = end_of_run(Broken::Fails).await;
+    assert!(failure.cause.starts_with("cannot write the journal /state/journal: "), "{}", failure.cause);
+    tokio::time::timeout(Duration::from_secs(20), shell.closed()).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_bug_of_ours_ends_runs_instead_of_leaving_them_waiting() {
+    let (failure, _) = end_of_run(Broken::Panics).await;
+    assert_eq!(failure.code, "infrastructure");
+}
