@@ -1,6 +1,6 @@
 //! The events of a run, gathered into the report of `fleet_diff`. Pure but for the clock that times the diff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use fleet_diff::report::Seconds;
@@ -155,11 +155,23 @@ pub fn exit(report: &Report, outcome: v1::RunOutcome, stopped: bool) -> Exit {
 pub fn plain_lines(report: &Report) -> String {
     let mut hosts: Vec<&HostReport> = report.hosts.iter().collect();
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    let line = |host: &HostReport| {
+    // As in the other forms of the report: a name of several kinds is told apart by them.
+    let shared: BTreeSet<&str> = hosts
+        .windows(2)
+        .filter(|pair| pair[0].name == pair[1].name)
+        .map(|pair| pair[0].name.as_str())
+        .collect();
+    let line = |host: &&HostReport| {
         let toplevel = report.store_path(host.after.toplevel.as_deref()?);
-        Some(format!("{}  {toplevel}\n", crate::progress::visible(&host.name)))
+        let name = crate::progress::visible(&host.name);
+        let of_kind = if shared.contains(host.name.as_str()) {
+            format!("{}/", host.kind.word())
+        } else {
+            String::new()
+        };
+        Some(format!("{of_kind}{name}  {toplevel}\n"))
     };
-    hosts.into_iter().filter_map(line).collect()
+    hosts.iter().filter_map(line).collect()
 }
 
 fn diff(

@@ -139,7 +139,7 @@ fn hosts_of_one_name_and_two_kinds_stay_two() {
     let nixos = settled("web", Side::After, TargetStatus::Built, "aaa-web");
     let report = record(vec![nixos, Event::TargetSettled(home)]).into_report("run", alone());
     insta::assert_snapshot!(plain_lines(&report), @r"
-    web  /nix/store/aaa-web
-    web  /nix/store/bbb-home
+    nixos/web  /nix/store/aaa-web
+    home/web  /nix/store/bbb-home
     ");
 }
