@@ -47,7 +47,8 @@ pub struct Console<W> {
     to: W,
     options: ConsoleOptions,
     pending: Vec<Line>,
-    region_rows: usize,
+    /// Characters of each line of the region as it was drawn.
+    region: Vec<usize>,
     group_open: bool,
     spoken_ms: u64,
     drawn_ms: Option<u64>,
@@ -60,7 +61,7 @@ impl<W: Write> Console<W> {
             to,
             options,
             pending: Vec::new(),
-            region_rows: 0,
+            region: Vec::new(),
             group_open: false,
             spoken_ms: 0,
             drawn_ms: None,
@@ -159,14 +160,14 @@ impl<W: Write> Console<W> {
 
     fn redraw(&mut self, region: &[Line]) -> io::Result<()> {
         let mut frame = String::new();
-        if self.region_rows > 0 {
-            let _ = fmt::Write::write_fmt(&mut frame, format_args!("\r\x1b[{}A\x1b[J", self.region_rows));
+        if !self.region.is_empty() {
+            let _ = fmt::Write::write_fmt(&mut frame, format_args!("\r\x1b[{}A\x1b[J", self.region_rows()));
         }
         for line in self.pending.drain(..).chain(region.iter().cloned()) {
             frame.push_str(&if self.options.color { line.ansi() } else { line.text() });
             frame.push('\n');
         }
-        self.region_rows = region.len();
+        self.region = region.iter().map(|line| line.text().chars().count()).collect();
         if frame.is_empty() {
             return Ok(());
         }
@@ -176,6 +177,13 @@ impl<W: Write> Console<W> {
         }
         self.to.write_all(frame.as_bytes())?;
         self.to.flush()
+    }
+
+    /// Rows that the region takes by now: a terminal that was made narrower has wrapped its lines. Wide characters
+    /// are counted as narrow ones: a row too few is left behind, a row too many would take what must stay.
+    fn region_rows(&self) -> usize {
+        let columns = (self.options.size)().columns.max(1);
+        self.region.iter().map(|characters| characters.div_ceil(columns).max(1)).sum()
     }
 
     fn write_line(&mut self, line: &Line) -> io::Result<()> {

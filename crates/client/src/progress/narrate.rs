@@ -10,9 +10,10 @@ use super::hosts::Hosts;
 use super::line::{Line, Style};
 use super::render::{duration, plural};
 
-/// Log lines shown with a failure where someone watches; CI, where nobody can ask for more, gets all we have.
+/// Log lines shown with a failure where someone watches; with -v, and in CI, where nobody can ask for more, all we
+/// have.
 const EXTRACT_LINES: usize = 10;
-const CI_EXTRACT_LINES: usize = 200;
+const LONG_EXTRACT_LINES: usize = 200;
 /// Of a line of an extract: traces quote source lines, which can be endless.
 const EXTRACT_COLUMNS: usize = 200;
 /// A step that took longer is worth a line of its own.
@@ -192,9 +193,9 @@ impl Narrator {
     }
 
     fn failure(&self, who: &str, failure: &v1::Failure, drv: &str, log_was_shown: bool) -> Vec<Saying> {
-        let limit = match (log_was_shown, self.blocks) {
+        let limit = match (log_was_shown, self.blocks || self.verbosity > 0) {
             (true, _) => 0,
-            (false, true) => CI_EXTRACT_LINES,
+            (false, true) => LONG_EXTRACT_LINES,
             (false, false) => EXTRACT_LINES,
         };
         let lines = failure_block(who, failure, drv, limit);
@@ -228,7 +229,10 @@ pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract
     let mut lines = vec![verb("Failed", Style::Bad, &format!("{who}: {}", visible(&failure.cause)))];
     let mut detail = log_lines(failure.detail.as_bytes());
     detail.retain(|line| !line.trim().is_empty());
-    let extract = &detail[detail.len().saturating_sub(extract_lines)..];
+    let mut extract = &detail[detail.len().saturating_sub(extract_lines)..];
+    if drv.is_empty() && extract.len() < detail.len() {
+        extract = from_a_frame(extract);
+    }
     lines.extend(extract.iter().map(|line| {
         Line::new().and(Style::Dim, "             │ ").and(Style::Plain, line).clipped(EXTRACT_COLUMNS)
     }));
@@ -243,6 +247,16 @@ pub(super) fn failure_block(who: &str, failure: &v1::Failure, drv: &str, extract
         lines.push(Line::new().and(Style::Notable, next));
     }
     lines
+}
+
+/// The end of a trace from where one of its frames begins; half a frame says nothing.
+fn from_a_frame(extract: &[String]) -> &[String] {
+    let begins = |line: &String| {
+        let line = line.trim_start();
+        line.starts_with('…') || line.starts_with("error:")
+    };
+    let at = extract.iter().position(begins).unwrap_or(0);
+    &extract[at..]
 }
 
 /// Nix suspects a full disk by itself; builders say it in the system's words.

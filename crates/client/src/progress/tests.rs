@@ -241,8 +241,29 @@ fn long_logs_are_cut_to_their_end_and_say_where_the_rest_is() {
     let short = said(&mut Narrator::new(0, false, false), &events);
     assert!(!short.contains("line 20\n") && short.contains("line 21\n"), "{short}");
     assert!(short.contains("whole log: fleetctl logs hash-lib.drv"), "{short}");
-    let in_ci = said(&mut Narrator::new(0, false, true), &events);
-    assert!(in_ci.contains("line 1\n") && !in_ci.contains("whole log"), "{in_ci}");
+    for mut narrator in [Narrator::new(0, false, true), Narrator::new(1, false, false)] {
+        let long = said(&mut narrator, &events);
+        assert!(long.contains("line 1\n") && !long.contains("whole log"), "{long}");
+    }
+}
+
+#[test]
+fn a_trace_is_cut_between_its_frames() {
+    let source = "  8| a\n  9| b\n   | ^\n 10| c\n";
+    let trace = format!(
+        "error:\n … while one\n{source}\n … while two\n{source}\n error: no disk\n at flake.nix:9:1:\n"
+    );
+    let failed = settled("db", Side::After, TargetStatus::EvalFailed, failure("no disk", &trace, ""));
+    insta::assert_snapshot!(said(&mut Narrator::new(0, false, false), &[event(0, failed)]), @r"
+    Important:       Failed db: no disk
+    Important:              │  … while two
+    Important:              │   8| a
+    Important:              │   9| b
+    Important:              │    | ^
+    Important:              │  10| c
+    Important:              │  error: no disk
+    Important:              │  at flake.nix:9:1:
+    ");
 }
 
 #[test]
@@ -357,6 +378,27 @@ fn the_region_is_redrawn_below_lasting_lines_and_gone_at_the_end() {
       ·
     ESC[?2026lESC[?2026hCRESC[2AESC[JESC[?2026l
     ");
+}
+
+#[test]
+fn a_terminal_made_narrower_keeps_no_piece_of_the_region() {
+    let mut progress = Progress::default();
+    progress.apply(&event(0, found(Side::After, &["web1"])));
+    let mut bytes = Vec::new();
+    // Tells another width each time it is asked: drawn at 60 columns, taken away at 10.
+    static ASKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let size = || match ASKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 => Size { columns: 60, rows: 24 },
+        _ => Size { columns: 10, rows: 24 },
+    };
+    let mut console =
+        Console::new(&mut bytes, ConsoleOptions { mode: Mode::Live, color: false, fold: false, size });
+    console.tick(&progress, 0);
+    console.finish();
+    let text = String::from_utf8(bytes).expect("text").replace('\u{1b}', "ESC").replace('\r', "CR");
+    // 26 characters are three rows of 10, the strip is one.
+    assert!(text.contains("0s  1 host · 1 to evaluate\n  ·\n"), "{text}");
+    assert!(text.contains("CRESC[4AESC[J"), "{text}");
 }
 
 #[test]
