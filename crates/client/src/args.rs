@@ -7,9 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EVERYWHERE: &str = "Options of every command";
 
+/// Builds or evaluators at a time, at most.
+pub const MAX_SLOTS: u32 = 1024;
+
 /// Builds every host of a flake as one graph, and says what changed.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "fleetctl", disable_version_flag = true, max_term_width = 100)]
+#[command(name = "fleetctl", version, max_term_width = 100)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -119,10 +122,10 @@ pub struct RunArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Builds at a time [default: one per core]
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub worker_slots: Option<u32>,
     /// Evaluators at a time [default: half the cores, at most four]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub eval_slots: Option<u32>,
     /// Never fold successful output into groups in CI logs
     #[arg(long)]

@@ -5,10 +5,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
-use crate::args::{ColorChoice, Kind, ReportFormat};
+use crate::args::{ColorChoice, Kind, MAX_SLOTS, ReportFormat};
 
 /// A settings file is a few lines; more than this is something else.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -58,9 +58,18 @@ pub struct UserFile {
     /// Packed flakes and the evaluators' fetcher cache.
     pub cache_dir: Option<PathBuf>,
     /// Builds at a time.
+    #[serde(default, deserialize_with = "slots")]
     pub worker_slots: Option<u32>,
     /// Evaluators at a time.
+    #[serde(default, deserialize_with = "slots")]
     pub eval_slots: Option<u32>,
+}
+
+fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match u32::deserialize(deserializer)? {
+        slots @ 1..=MAX_SLOTS => Ok(Some(slots)),
+        slots => Err(D::Error::custom(format_args!("{slots} is not a number from 1 to {MAX_SLOTS}"))),
+    }
 }
 
 /// Why the settings are not known.
@@ -158,6 +167,17 @@ mod tests {
             message("\nkind = [\"windows\"]\n"),
             "DIR/fleet.toml: line 2: unknown variant `windows`, expected one of `nixos`, `darwin`, `home`"
         );
+    }
+
+    #[test]
+    fn numbers_are_bounded_in_files_as_elsewhere() {
+        let user = |text: &str| toml::from_str::<UserFile>(text).map(|file| file.worker_slots);
+        assert_eq!(user("worker_slots = 1024\n"), Ok(Some(1024)));
+        assert_eq!(user(""), Ok(None));
+        for slots in ["0", "1025"] {
+            let error = user(&format!("worker_slots = {slots}\n")).expect_err("refused");
+            assert_eq!(error.message(), format!("{slots} is not a number from 1 to 1024"));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::file::{ConfigError, ProjectFile, UserFile};
-use crate::args::{ColorChoice, GlobalArgs, Kind, ReportFormat, RunArgs};
+use crate::args::{ColorChoice, GlobalArgs, Kind, MAX_SLOTS, ReportFormat, RunArgs};
 
 /// A value and where it was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,7 +256,9 @@ impl Sources<'_> {
     }
 
     fn number(&self, name: &'static str) -> Result<Said<u32>, ConfigError> {
-        self.parsed(name, "a number from 1", |text| text.parse().ok().filter(|&n| n > 0))
+        self.parsed(name, "a number from 1 to 1024", |text| {
+            text.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots))
+        })
     }
 
     fn switch(&self, name: &'static str) -> Result<Said<bool>, ConfigError> {
@@ -329,14 +331,19 @@ impl fmt::Display for Origin {
 }
 
 impl Files {
-    /// Reads both files; `flake` is the directory of the flake.
-    pub fn load(environment: &Environment, flake: &Path) -> Result<Self, ConfigError> {
-        let project = super::find_project(flake).map(|path| Ok((path.clone(), super::load_project(&path)?)));
+    /// The user's alone, for commands that are about no flake.
+    pub fn of_user(environment: &Environment) -> Result<Self, ConfigError> {
         let user = match environment.user_file() {
             None => None,
             Some(path) => super::load_user(&path)?.map(|file| (path, file)),
         };
-        Ok(Self { project: project.transpose()?, user })
+        Ok(Self { project: None, user })
+    }
+
+    /// Reads both files; `flake` is the directory of the flake.
+    pub fn load(environment: &Environment, flake: &Path) -> Result<Self, ConfigError> {
+        let project = super::find_project(flake).map(|path| Ok((path.clone(), super::load_project(&path)?)));
+        Ok(Self { project: project.transpose()?, ..Self::of_user(environment)? })
     }
 }
 

@@ -35,10 +35,13 @@ fn flags_beat_variables_beat_files_beat_defaults() {
 
 #[test]
 fn a_variable_that_makes_no_sense_is_an_error() {
-    let environment = environment(&[("HOME", "/h"), ("FLEET_WORKER_SLOTS", "0")]);
-    let run = RunArgs::default();
-    let error = Settings::resolve(&GlobalArgs::default(), &run, &environment, &Files::default());
-    assert_eq!(error.expect_err("refused").to_string(), "FLEET_WORKER_SLOTS is `0`, not a number from 1");
+    for slots in ["0", "1025", "many"] {
+        let environment = environment(&[("HOME", "/h"), ("FLEET_WORKER_SLOTS", slots)]);
+        let run = RunArgs::default();
+        let error = Settings::resolve(&GlobalArgs::default(), &run, &environment, &Files::default());
+        let error = error.expect_err("refused").to_string();
+        assert_eq!(error, format!("FLEET_WORKER_SLOTS is `{slots}`, not a number from 1 to 1024"));
+    }
 }
 
 #[test]
