@@ -28,6 +28,12 @@ impl From<LocateError> for CliError {
                 "Run `git init` and `git add` your files there, or write path: instead of git+file: to take every \
                  file of the directory"
             }
+            LocateError::Bare(path) => {
+                let path = path.display();
+                return Self::new(error.to_string()).next(format!(
+                    "Check it out with `git -C {path} worktree add DIR`, and give DIR as FLAKE"
+                ));
+            }
             LocateError::NotUtf8(_) => "Rename it: Nix cannot name such a directory in a flake reference",
         };
         Self::new(chain(&error)).next(next)
@@ -41,11 +47,13 @@ impl From<GitError> for CliError {
                 "Install git, or write path: before the flake's path to take every file of the directory"
                     .to_owned()
             }
-            GitError::Failed { message, root, .. } if message.contains("dubious ownership") => format!(
-                "The repository belongs to another user; if you trust it, run `git config --global --add \
-                 safe.directory {}`",
-                root.display()
-            ),
+            GitError::Failed { message, root, .. } if message.contains("dubious ownership") => {
+                let root = root.display();
+                return Self::new(format!(
+                    "the repository {root} belongs to another user, so git does not read it"
+                ))
+                .next(format!("If you trust it, run `git config --global --add safe.directory {root}`"));
+            }
             GitError::NoSuchCommit { root, .. } => format!(
                 "`git -C {} log --oneline --all` lists commits; in a shallow clone, run `git fetch --unshallow` first",
                 root.display()
@@ -93,5 +101,22 @@ impl From<SourceError> for CliError {
             }
         };
         Self::new(chain(&error)).next(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_of_another_user_is_told_in_our_words() {
+        let error = GitError::Failed {
+            action: "rev-parse".to_owned(),
+            root: "/srv/fleet".into(),
+            message: "fatal: detected dubious ownership in repository at '/srv/fleet'\nTo add an exception for this \
+                      directory, call:\n\n\tgit config --global --add safe.directory /srv/fleet"
+                .to_owned(),
+        };
+        insta::assert_snapshot!(CliError::from(error).paragraph(), @"error: the repository /srv/fleet belongs to another user, so git does not read it. If you trust it, run `git config --global --add safe.directory /srv/fleet`.");
     }
 }

@@ -45,6 +45,9 @@ pub enum LocateError {
     /// `git+file:` without a repository.
     #[error("{path} is not a git repository", path = .0.display())]
     NotARepository(PathBuf),
+    /// A repository without a work tree.
+    #[error("{path} is a bare git repository: it has no files to build", path = .0.display())]
+    Bare(PathBuf),
     /// Nix cannot name it either.
     #[error("the directory {path} is not named in UTF-8", path = .0.display())]
     NotUtf8(PathBuf),
@@ -62,7 +65,11 @@ impl Location {
                 if root.join(".git").exists() {
                     Ok(Self::Repository { root, subdir: dir })
                 } else {
-                    Err(LocateError::NotARepository(root))
+                    Err(if is_bare(&root) {
+                        LocateError::Bare(root)
+                    } else {
+                        LocateError::NotARepository(root)
+                    })
                 }
             }
             Scheme::Guess => {
@@ -103,7 +110,13 @@ fn with_flake(start: &Path) -> Result<PathBuf, LocateError> {
             break;
         }
     }
-    Err(LocateError::NoFlake(start.to_owned()))
+    let start = start.to_owned();
+    Err(if is_bare(&start) { LocateError::Bare(start) } else { LocateError::NoFlake(start) })
+}
+
+/// What git itself takes for a repository.
+fn is_bare(path: &Path) -> bool {
+    path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, LocateError> {
@@ -165,6 +178,12 @@ mod tests {
         assert!(matches!(find("repo/empty", &root), Err(LocateError::NoFlake(_))));
         assert!(matches!(find("nowhere", &root), Err(LocateError::Io { .. })));
         assert!(matches!(find("git+file:plain", &root), Err(LocateError::NotARepository(_))));
+        fs::create_dir_all(root.join("bare/objects")).expect("directory");
+        fs::create_dir_all(root.join("bare/refs")).expect("directory");
+        fs::write(root.join("bare/HEAD"), "ref: refs/heads/main\n").expect("file");
+        for bare in ["bare", "git+file:bare?rev=abc"] {
+            assert!(matches!(find(bare, &root), Err(LocateError::Bare(_))), "{bare}");
+        }
         assert!(matches!(find("path:plain/flake.nix", &root), Err(LocateError::NotADirectory(_))));
     }
 }
