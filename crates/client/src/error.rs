@@ -81,7 +81,8 @@ impl CliError {
             "no_hosts" if !selection.hosts.is_empty() => {
                 format!("no host matches {}", quoted(&selection.hosts))
             }
-            "no_hosts" => "the flake has no hosts to take".to_owned(),
+            "no_hosts" if known.is_empty() => "the flake has no hosts".to_owned(),
+            "no_hosts" => "every host of the flake is left out".to_owned(),
             _ if failure.cause.is_empty() => "the run failed".to_owned(),
             _ => failure.cause.clone(),
         });
@@ -89,12 +90,21 @@ impl CliError {
             "no_hosts" => match closest(&selection.hosts, &known) {
                 near if !near.is_empty() => error.next(format!("Perhaps you mean {}", near.join(" or "))),
                 _ if known.is_empty() => error.next(
-                    "Check that the flake has nixosConfigurations (or the sets of --kind), and that --exclude and \
-                     the default exclusion `*-minimal` leave some",
+                    "Check that the flake has nixosConfigurations; other sets are taken with --kind home and --kind darwin",
                 ),
+                _ if selection.hosts.is_empty() => error.next(format!(
+                    "Use --exclude '' to leave out none of {}",
+                    enumerate(&known)
+                )),
                 _ => error.next(format!("The flake has {}", enumerate(&known))),
             },
-            "eval_failed" | "eval_died" => error
+            "eval_died" => error
+                .next(
+                    "Check that `nix eval` works on this flake here, and that there is memory enough; `fleetctl config \
+                     show` names the nix in use",
+                )
+                .detail(detail),
+            "eval_failed" => error
                 .next("Mend the flake; `nix flake check --no-build` looks at the same attributes")
                 .detail(detail),
             "no_worker" => error
@@ -145,7 +155,8 @@ pub(crate) const FULL: &str = "The disk is full: free some space, for example wi
                     command again; what was built is kept";
 
 fn sentence(text: &str) -> String {
-    let text = visible(text.trim_end());
+    // Where a program said nothing, its words are missing after the colon.
+    let text = visible(text.trim_end_matches([' ', '\n', ':']));
     if text.ends_with(['.', '?', '!']) { text } else { text + "." }
 }
 
@@ -155,7 +166,7 @@ fn plain(error: &io::Error) -> String {
 }
 
 /// `No space left on device (os error 28)` is clear without the number.
-fn without_number(text: &str) -> String {
+pub(crate) fn without_number(text: &str) -> String {
     let mut rest = text;
     let mut kept = String::with_capacity(text.len());
     while let Some((before, after)) = rest.split_once(" (os error ") {
@@ -186,7 +197,7 @@ impl From<ConfigError> for CliError {
         let next = match &error {
             ConfigError::Read { .. } => "Make it readable, or move it away",
             ConfigError::Invalid { path, .. } if path.ends_with("fleet.toml") => {
-                "Mend that line; keys about this machine (store, nix, directories, slots) belong in \
+                "Mend that line; keys about this machine (color, store, nix, directories, slots) belong in \
                  ~/.config/fleetctl/config.toml"
             }
             ConfigError::Invalid { .. } => "Mend that line; `fleetctl config show` lists every key",
@@ -194,5 +205,44 @@ impl From<ConfigError> for CliError {
             ConfigError::NoDirectory { .. } => "Set HOME, or FLEET_STATE_DIR and FLEET_CACHE_DIR",
         };
         Self::new(chain(&error)).next(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_run(code: &str, detail: &str, hosts: &[&str]) -> String {
+        let failure = v1::Failure {
+            code: code.into(),
+            cause: "cannot start the evaluator: no such file".into(),
+            detail: detail.into(),
+            ..Default::default()
+        };
+        let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
+        let selection = v1::Selection { hosts, ..Default::default() };
+        CliError::of_run(&failure, &selection, std::iter::empty()).paragraph()
+    }
+
+    #[test]
+    fn whoever_selects_no_host_learns_why() {
+        insta::assert_snapshot!(of_run("no_hosts", "web1\nweb2\nmail", &["wbe1"]), @"error: no host matches `wbe1`. Perhaps you mean web1.");
+        insta::assert_snapshot!(of_run("no_hosts", "web1\nmail", &["kitchen"]), @"error: no host matches `kitchen`. The flake has web1, mail.");
+        insta::assert_snapshot!(of_run("no_hosts", "", &["web"]), @"error: no host matches `web`. Check that the flake has nixosConfigurations; other sets are taken with --kind home and --kind darwin.");
+        insta::assert_snapshot!(of_run("no_hosts", "", &[]), @"error: the flake has no hosts. Check that the flake has nixosConfigurations; other sets are taken with --kind home and --kind darwin.");
+        insta::assert_snapshot!(of_run("no_hosts", "a-minimal", &[]), @"error: every host of the flake is left out. Use --exclude '' to leave out none of a-minimal.");
+    }
+
+    #[test]
+    fn an_evaluator_that_cannot_run_is_not_the_flakes_fault() {
+        insta::assert_snapshot!(of_run("eval_died", "", &[]), @"error: cannot start the evaluator: no such file. Check that `nix eval` works on this flake here, and that there is memory enough; `fleetctl config show` names the nix in use.");
+    }
+
+    #[test]
+    fn a_program_that_said_nothing_leaves_no_colon() {
+        assert_eq!(
+            CliError::new("nix cannot show its settings: ").paragraph(),
+            "error: nix cannot show its settings."
+        );
     }
 }

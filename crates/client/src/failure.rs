@@ -5,6 +5,7 @@
 
 use fleet_wire::v1::{self, run_event::Event};
 
+use crate::error::without_number;
 use crate::progress::log_lines;
 
 /// Makes the cause of whatever failed in this event one sentence. What is cut off becomes the detail where there is
@@ -26,7 +27,7 @@ pub fn tidy(event: &mut v1::RunEvent) {
 
 /// The reason that a message gives, without the names of what failed.
 pub fn one_sentence(message: &str) -> String {
-    let lines = log_lines(message.as_bytes());
+    let lines = log_lines(without_number(message).as_bytes());
     let lines: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
     let reason = lines.iter().position(|line| line.starts_with("Reason: "));
     let sentence = match (reason, lines.first()) {

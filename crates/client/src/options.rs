@@ -1,5 +1,6 @@
 //! What a run is to do: arguments and settings, resolved into values that need no further interpretation.
 
+use clap::ValueEnum;
 use fleet_wire::v1;
 
 use crate::args::{Kind, Output, ReportFormat, RunArgs};
@@ -47,6 +48,16 @@ impl RunOptions {
         settings: &Settings,
     ) -> Result<Self, CliError> {
         let selection = selection(args, unnamed, &flake, settings)?;
+        if base.is_none()
+            && let Some(format @ (ReportFormat::Markdown | ReportFormat::Nvd)) = args.format
+        {
+            let name =
+                format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            return Err(CliError::new(format!("--format {name} compares two sides, but there is only one"))
+                .next(
+                    "Add --base REV, or leave --format out: without a base the result is one line a host",
+                ));
+        }
         let format = if args.json { ReportFormat::Json } else { settings.format.value };
         if base.is_none()
             && let Some(output) = args.outputs.iter().find(|output| output.format != ReportFormat::Json)
@@ -179,6 +190,9 @@ mod tests {
         let output = Output { format: ReportFormat::Markdown, file: "r.md".into() };
         let args = RunArgs { outputs: vec![output], ..with_hosts(&["*"]) };
         insta::assert_snapshot!(resolved(".", &args, None).expect_err("refused"), @"error: the report for r.md compares two sides, but there is only one. Add --base REV, or write json=FILE.");
+        assert!(resolved(".", &args, Some("HEAD")).is_ok());
+        let args = RunArgs { format: Some(ReportFormat::Nvd), ..with_hosts(&["*"]) };
+        insta::assert_snapshot!(resolved(".", &args, None).expect_err("refused"), @"error: --format nvd compares two sides, but there is only one. Add --base REV, or leave --format out: without a base the result is one line a host.");
         assert!(resolved(".", &args, Some("HEAD")).is_ok());
     }
 }

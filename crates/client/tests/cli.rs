@@ -100,6 +100,9 @@ fn the_help_names_every_command() {
       -h, --help
               Print help (see a summary with '-h')
 
+      -V, --version
+              Print version
+
     Options of every command:
           --color <WHEN>
               When to colour progress and messages
@@ -133,6 +136,33 @@ fn a_wrong_option_is_an_error_like_any_other() {
 }
 
 #[test]
+fn the_version_is_told_however_it_is_asked_for() {
+    let directory = scratch();
+    let told = format!("fleetctl {}\n", env!("CARGO_PKG_VERSION"));
+    for arguments in ["version", "--version", "-V"] {
+        assert_eq!(text(&run(directory.path(), &[arguments]).stdout), told, "{arguments}");
+    }
+}
+
+#[test]
+fn logs_need_no_flake_and_no_good_fleet_toml() {
+    let directory = scratch();
+    fs::write(directory.path().join("fleet.toml"), "store = \"daemon\"\n").expect("settings");
+    let said = error(directory.path(), &["logs", "web"]);
+    assert!(said.starts_with("error: no remembered run has a host web. Name a host"), "{said}");
+    insta::assert_snapshot!(error(directory.path(), &["logs", ""]), @"error: whose log is not said. Name a host, or a derivation by its path.");
+}
+
+#[test]
+fn a_bare_repository_is_called_one() {
+    let directory = scratch();
+    let git =
+        Command::new("git").args(["init", "-q", "--bare", "bare"]).current_dir(directory.path()).status();
+    assert!(git.expect("git runs").success());
+    insta::assert_snapshot!(error(directory.path(), &["build", "bare", "--all-hosts"]), @"error: DIR/bare is a bare git repository: it has no files to build. Check it out with `git -C DIR/bare worktree add DIR`, and give DIR as FLAKE.");
+}
+
+#[test]
 fn errors_are_one_paragraph_with_a_next_step() {
     let directory = scratch();
     insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: there is no flake.nix in DIR, nor in a directory above it. Go to the directory of your flake, or give its path as FLAKE.");
@@ -141,7 +171,7 @@ fn errors_are_one_paragraph_with_a_next_step() {
     insta::assert_snapshot!(error(directory.path(), &["build", "./nowhere", "--all-hosts"]), @"error: cannot read DIR/nowhere: no such file or directory. Check the path and its permissions.");
     fs::write(directory.path().join("flake.nix"), "{ }").expect("flake");
     fs::write(directory.path().join("fleet.toml"), "# a comment\nstore = \"daemon\"\n").expect("settings");
-    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`. Mend that line; keys about this machine (store, nix, directories, slots) belong in ~/.config/fleetctl/config.toml.");
+    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`. Mend that line; keys about this machine (color, store, nix, directories, slots) belong in ~/.config/fleetctl/config.toml.");
     fs::remove_file(directory.path().join("fleet.toml")).expect("removed");
     insta::assert_snapshot!(error(directory.path(), &["build"]), @"error: no hosts are named. Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`.");
     insta::assert_snapshot!(error(directory.path(), &["diff", "--store", "https://cache.example.org"]), @"error: DIR has no earlier revisions: it is not a git repository. A base needs history: keep the flake in git, or leave --base out.");

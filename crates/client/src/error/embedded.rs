@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use fleet_coordinator::StartError;
-use fleet_nix::daemon::DaemonError;
+use fleet_nix::daemon::{AddressError, DaemonError};
 use fleet_worker::WorkerError;
 
 use super::{CliError, FULL, chain, plain};
@@ -18,6 +18,10 @@ impl From<EmbedError> for CliError {
             return Self::new(what).next(FULL);
         }
         let next = match &error {
+            EmbedError::Store(AddressError::NoDaemon { uri, hint }) => {
+                return Self::new(format!("the store '{uri}' is not a Nix daemon on this machine"))
+                    .next(format!("To mend it, {hint}; --store, FLEET_STORE or NIX_REMOTE name the store"));
+            }
             EmbedError::Store(_) => {
                 "Give `daemon` or `unix://SOCKET`, with --store, FLEET_STORE or NIX_REMOTE"
             }
