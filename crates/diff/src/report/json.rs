@@ -53,6 +53,8 @@ struct TargetJson<'a> {
     toplevel: Option<String>,
     status: TargetStatus,
     cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_drv: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -128,6 +130,7 @@ impl<'a> TargetJson<'a> {
             toplevel: path(&target.toplevel),
             status: target.status,
             cause: target.failure.as_ref().map(|failure| failure.cause.as_str()),
+            failed_drv: target.failure.as_ref().and_then(|failure| path(&failure.drv)),
         }
     }
 }
