@@ -99,36 +99,18 @@ impl DerivedPath {
 
     /// As the daemon protocol writes it: `/nix/store/….drv!out,dev`.
     pub fn print(&self, store: &StoreDir) -> String {
-        self.print_with(store, '!')
-    }
-
-    /// As command lines write it: `/nix/store/….drv^out,dev`.
-    pub fn print_installable(&self, store: &StoreDir) -> String {
-        self.print_with(store, '^')
-    }
-
-    /// Reads the form of the daemon protocol.
-    pub fn parse(store: &StoreDir, text: &str) -> Result<Self, DerivedPathError> {
-        Self::parse_with(store, text, '!')
-    }
-
-    /// Reads the form of command lines.
-    pub fn parse_installable(store: &StoreDir, text: &str) -> Result<Self, DerivedPathError> {
-        Self::parse_with(store, text, '^')
-    }
-
-    fn print_with(&self, store: &StoreDir, separator: char) -> String {
         match self {
             Self::Opaque(path) => store.print(path),
-            Self::Built { drv, outputs } => format!("{}{separator}{outputs}", store.print(drv)),
+            Self::Built { drv, outputs } => format!("{}!{outputs}", store.print(drv)),
         }
     }
 
-    fn parse_with(store: &StoreDir, text: &str, separator: char) -> Result<Self, DerivedPathError> {
-        let Some((path, outputs)) = text.split_once(separator) else {
+    /// Reads what [`DerivedPath::print`] writes.
+    pub fn parse(store: &StoreDir, text: &str) -> Result<Self, DerivedPathError> {
+        let Some((path, outputs)) = text.split_once('!') else {
             return Ok(Self::Opaque(store.parse(text)?));
         };
-        if outputs.contains(separator) {
+        if outputs.contains('!') {
             return Err(DerivedPathError::Dynamic);
         }
         let drv = store.parse(path)?;
@@ -151,14 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_read_back() {
+    fn every_form_reads_back() {
         let store = StoreDir::default();
         for outputs in ["*", "out", "dev,out"] {
             let path = parse(&format!("{DRV}!{outputs}")).expect("valid");
             assert_eq!(path.print(&store), format!("{DRV}!{outputs}"));
-            let installable = path.print_installable(&store);
-            assert_eq!(installable, format!("{DRV}^{outputs}"));
-            assert_eq!(DerivedPath::parse_installable(&store, &installable), Ok(path));
         }
         let opaque = parse(DRV).expect("valid");
         assert!(matches!(opaque, DerivedPath::Opaque(_)));

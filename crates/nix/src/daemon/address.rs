@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::store_path::{StoreDir, StorePath, StorePathError};
 
 /// Where an installed daemon listens.
-pub const DEFAULT_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+const DEFAULT_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// A daemon's socket, and what its store paths mean on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -166,19 +166,19 @@ async fn read_outputs<R: AsyncRead + Unpin>(
         if dialect.has(FEATURE_TYPED_REALISATIONS) {
             let path = values::read_path(reader, store).await?;
             values::read_signatures(reader).await?;
-            outputs.insert(values::parse("an output's name", key)?, path);
+            outputs.insert(values::parse("an output's name", &key)?, path);
             continue;
         }
         let json = codec::read_text(reader, "a realisation", LONG_TEXT).await?;
         let path = match serde_json::from_str(&json) {
-            Ok(Realisation { out_path }) => values::parse("a store path", out_path)?,
+            Ok(Realisation { out_path }) => values::parse("a store path", &out_path)?,
             Err(error) => return Err(values::refused("a realisation", &json, &error)),
         };
         // The key is a hash that nobody needs, an exclamation mark, and the name.
         let Some((_, name)) = key.split_once('!') else {
             return Err(values::refused("the key of a built output", &key, &"it names no output"));
         };
-        outputs.insert(values::parse("an output's name", name.to_owned())?, path);
+        outputs.insert(values::parse("an output's name", name)?, path);
     }
     Ok(outputs)
 }

@@ -43,7 +43,7 @@ impl Daemon {
 
 /// Why a NAR could not be copied.
 #[derive(Debug)]
-pub enum CopyNarError {
+enum CopyNarError {
     /// The stream failed, or ended within the archive.
     Stream(io::Error),
     /// What the stream holds is not an archive.
@@ -64,7 +64,7 @@ impl From<CopyNarError> for DaemonError {
 
 /// Copies one archive, whose end only its own grammar tells, and leaves `reader` behind it. Nothing reaches
 /// the sink that is not part of a well-formed archive so far.
-pub async fn copy_nar<R, W>(reader: &mut R, sink: &mut W) -> Result<u64, CopyNarError>
+async fn copy_nar<R, W>(reader: &mut R, sink: &mut W) -> Result<u64, CopyNarError>
 where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin + ?Sized,

@@ -7,8 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::codec::{self, Encoder, SHORT_TEXT};
 use super::error::{DaemonError, Malformed, ReadError};
 use super::version::{
-    Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_SPECIFIC_GC, FEATURE_TYPED_REALISATIONS, NEWEST, OLDEST,
-    Protocol, Trust,
+    Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_TYPED_REALISATIONS, NEWEST, OLDEST, Protocol, Trust,
 };
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
@@ -44,7 +43,7 @@ where
     let protocol = acceptable(theirs)?.min(NEWEST);
     let mut dialect = Dialect::plain(protocol);
     if protocol >= FEATURES_SINCE {
-        let ours = [FEATURE_TYPED_REALISATIONS, FEATURE_SPECIFIC_GC, FEATURE_NO_SET_OPTIONS];
+        let ours = [FEATURE_TYPED_REALISATIONS, FEATURE_NO_SET_OPTIONS];
         codec::send(writer, Encoder::new().list(ours, |out, feature| out.bytes(feature))).await?;
         dialect.features = read_features(reader).await?;
         dialect.features.retain(|feature| ours.contains(&feature.as_str()));

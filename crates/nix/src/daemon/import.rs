@@ -1,4 +1,4 @@
-//! Bytes into the store: paths as NARs, signatures, logs.
+//! Bytes into the store: paths as NARs.
 
 use futures::{Stream, StreamExt};
 use std::io;
@@ -12,8 +12,6 @@ use super::framed::{FramedError, FramedWriter};
 use super::log::{Observer, ignore};
 use super::operation::Operation;
 use crate::path_info::PathInfo;
-use crate::signature::Signature;
-use crate::store_path::StorePath;
 
 /// Whether a path must be content-addressed or signed by a key the daemon trusts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,34 +88,5 @@ impl Daemon {
         let outcome = exchange(reader, observer, sending).await?;
         self.settle(connection, outcome)?.end();
         Ok(())
-    }
-
-    /// Adds signatures to a valid path.
-    pub async fn add_signatures(
-        &mut self,
-        path: &StorePath,
-        signatures: &[Signature],
-    ) -> Result<(), DaemonError> {
-        let mut request = self.about(Operation::AddSignatures, path);
-        request.list(signatures, |out, signature| out.bytes(signature.to_string()));
-        self.call(&request, &mut ignore).await?.end_with_word().await
-    }
-
-    /// Keeps `log` as the log of a derivation, for `nix log`. For trusted clients.
-    pub async fn add_build_log(&mut self, drv: &StorePath, log: &[u8]) -> Result<(), DaemonError> {
-        let mut request = Encoder::new();
-        request.word(Operation::AddBuildLog.word()).bytes(drv.as_str());
-        let mut connection = self.take()?;
-        let Connection { reader, writer } = &mut connection;
-        let sending = async {
-            writer.write_all(request.as_bytes()).await.map_err(FramedError::Stream)?;
-            let mut body = FramedWriter::new(writer);
-            body.write_all(log).await?;
-            body.finish().await
-        };
-        // The daemon refuses without reading the log, which it then takes for requests.
-        let outcome = exchange(reader, &mut ignore, sending).await?.map_err(Box::new);
-        outcome?;
-        self.settle(connection, Ok(()))?.end_with_word().await
     }
 }

@@ -14,7 +14,6 @@ mod connection;
 mod error;
 mod export;
 pub mod framed;
-mod garbage;
 pub mod handshake;
 mod import;
 mod log;
@@ -27,19 +26,17 @@ pub mod values;
 mod verdict;
 mod version;
 
-pub use address::{AddressError, DEFAULT_SOCKET, DaemonAddress};
+pub use address::{AddressError, DaemonAddress};
 pub use build_result::{BuildResult, BuildStatus, read_build_result};
 pub use connection::Daemon;
 pub use error::{DaemonError, Malformed, ReadError, RemoteError};
-pub use export::{CopyNarError, copy_nar};
-pub use garbage::{Collected, Garbage};
 pub use import::CheckSignatures;
 pub use log::{Activity, ActivityKind, LogEvent, Observer, ignore};
 pub use operation::Operation;
 pub use query::{Missing, Substitute};
 pub use settings::Settings;
 pub use verdict::BuildVerdict;
-pub use version::{Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_SPECIFIC_GC, FEATURE_TYPED_REALISATIONS};
+pub use version::{Dialect, FEATURE_NO_SET_OPTIONS, FEATURE_TYPED_REALISATIONS};
 pub use version::{NEWEST, OLDEST, Protocol, Trust};
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ impl Daemon {
         let mut outputs = BTreeMap::new();
         for _ in 0..codec::read_count(reader, "a map of outputs").await? {
             let name = codec::read_text(reader, "an output's name", SHORT_TEXT).await?;
-            let name = values::parse("an output's name", name)?;
+            let name = values::parse("an output's name", &name)?;
             outputs.insert(name, values::read_optional_path(reader, store).await?);
         }
         answer.end();

@@ -187,7 +187,7 @@ async fn both_ends_of_a_greeting_agree() {
 
 #[tokio::test]
 async fn features_that_one_end_lacks_are_not_agreed_on() {
-    let features = BTreeSet::from(["unheard-of".to_owned(), FEATURE_SPECIFIC_GC.to_owned()]);
+    let features = BTreeSet::from(["unheard-of".to_owned(), FEATURE_NO_SET_OPTIONS.to_owned()]);
     let dialect = Dialect { protocol: Protocol { major: 1, minor: 99 }, features };
     let offered = Greeting { dialect, nix_version: String::new(), trust: Trust::Unknown };
     let (client, server) = tokio::io::duplex(1024);
@@ -197,7 +197,8 @@ async fn features_that_one_end_lacks_are_not_agreed_on() {
         greet_server(&mut client_reader, &mut client_writer),
         greet_client(&mut server_reader, &mut server_writer, &offered),
     );
-    let expected = Dialect { protocol: NEWEST, features: BTreeSet::from([FEATURE_SPECIFIC_GC.to_owned()]) };
+    let expected =
+        Dialect { protocol: NEWEST, features: BTreeSet::from([FEATURE_NO_SET_OPTIONS.to_owned()]) };
     assert_eq!(heard.expect("greeted").dialect, expected);
     assert_eq!(agreed.expect("greeted"), expected);
 }

@@ -159,7 +159,7 @@ async fn read_content_address<R: AsyncRead + Unpin>(
     reader: &mut R,
 ) -> Result<Option<ContentAddress>, ReadError> {
     let text = codec::read_text(reader, "a content address", SHORT_TEXT).await?;
-    if text.is_empty() { Ok(None) } else { parse("a content address", text).map(Some) }
+    if text.is_empty() { Ok(None) } else { parse("a content address", &text).map(Some) }
 }
 
 async fn read_parsed<R, T>(reader: &mut R, what: &'static str) -> Result<T, ReadError>
@@ -167,11 +167,11 @@ where
     R: AsyncRead + Unpin,
     T: FromStr<Err: Display>,
 {
-    parse(what, codec::read_text(reader, what, SHORT_TEXT).await?)
+    parse(what, &codec::read_text(reader, what, SHORT_TEXT).await?)
 }
 
-pub(super) fn parse<T: FromStr<Err: Display>>(what: &'static str, text: String) -> Result<T, ReadError> {
-    text.parse().map_err(|error| refused(what, &text, &error))
+pub(super) fn parse<T: FromStr<Err: Display>>(what: &'static str, text: &str) -> Result<T, ReadError> {
+    text.parse().map_err(|error| refused(what, text, &error))
 }
 
 pub(super) fn parse_path(store: &StoreDir, text: String) -> Result<StorePath, ReadError> {

@@ -10,8 +10,6 @@ pub const OLDEST: Protocol = Protocol { major: 1, minor: 35 };
 
 /// Built outputs are typed values instead of JSON documents.
 pub const FEATURE_TYPED_REALISATIONS: &str = "realisation-with-path-not-hash";
-/// Garbage collection says in a word of its own whether the whole store is meant.
-pub const FEATURE_SPECIFIC_GC: &str = "delete-dead-specific-referrers";
 /// `SetOptions` is not wanted.
 pub const FEATURE_NO_SET_OPTIONS: &str = "disable-set-options";
 

@@ -103,19 +103,6 @@ impl NarParser {
         self.expecting == Expecting::End
     }
 
-    /// How many bytes are certain to follow: a caller that cannot put bytes back may ask its source for this
-    /// many. Not 0 before the end.
-    pub fn needed(&self) -> u64 {
-        if self.is_finished() {
-            return 0;
-        }
-        match self.field {
-            Field::Length { have, .. } => 8 - have as u64,
-            Field::Body { left, padding } => left.saturating_add(u64::from(padding)),
-            Field::Padding { left } => u64::from(left),
-        }
-    }
-
     /// Must be called when the source of bytes has ended.
     pub fn finish(&self) -> Result<(), NarError> {
         if self.is_finished() { Ok(()) } else { Err(NarError::Truncated) }

@@ -197,22 +197,6 @@ fn trailing_bytes_are_noticed_and_left() {
 }
 
 #[test]
-fn asking_for_what_is_needed_never_reads_past_the_end() {
-    let mut nar = sample().nar();
-    let len = nar.len();
-    nar.extend_from_slice(&[7; 64]);
-    let (mut parser, mut offset) = (NarParser::new(), 0);
-    while !parser.is_finished() {
-        let needed = usize::try_from(parser.needed()).expect("small");
-        assert!(needed > 0);
-        let taken = parser.feed(&nar[offset..offset + needed], |_| Ok::<(), NarError>(()));
-        assert_eq!(taken, Ok(needed));
-        offset += needed;
-    }
-    assert_eq!((offset, parser.needed()), (len, 0));
-}
-
-#[test]
 fn names_that_lead_elsewhere_are_refused() {
     for name in [b"".as_slice(), b".", b"..", b"a/b", b"/", b"a\0b"] {
         assert!(matches!(fault(&nar_of_names(&[name])), NarError::BadName(_)), "{name:?}");

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_nix::daemon::{BuildResult, BuildStatus, Garbage, Protocol, Settings, Trust, ignore};
+use fleet_nix::daemon::{BuildResult, BuildStatus, Protocol, Settings, Trust, ignore};
 use fleet_nix::{BasicDerivation, DerivationOutput, NarHash, OutputName, PathInfo, StorePath};
 
 use crate::script::{Bytes, LAST, bytes, greet, greeting};
@@ -114,23 +114,18 @@ async fn protocol_1_37_adds_cpu_times() {
 }
 
 #[tokio::test]
-async fn features_of_1_38_change_results_and_garbage_collection() {
-    let features = ["realisation-with-path-not-hash", "delete-dead-specific-referrers", "unheard-of"];
+async fn features_of_1_38_change_results() {
+    let features = ["realisation-with-path-not-hash", "unheard-of"];
     let script = greeting(38, &features).word(LAST).word(0).text("").words(&[1, 0, 100, 200, 0, 0]);
     let script = script.word(1).text("out").text(OUT).word(1).text(&signature());
-    let script = script.word(LAST).word(1).text(OUT).words(&[77, 0]);
     let (client, heard) = greet(script).await;
     let mut client = client.expect("1.38 is understood");
     let result = client.build_derivation(&path(DRV), &derivation(), &mut ignore).await.expect("built");
     assert_eq!(result, expected_result());
-    let garbage = Garbage::Paths(BTreeSet::from([path(OUT)]));
-    let collected = client.collect_garbage(&garbage, &mut ignore).await.expect("collected");
-    assert_eq!((collected.paths, collected.bytes), (vec![OUT.to_owned()], 77));
     drop(client);
-    let ours = ["realisation-with-path-not-hash", "delete-dead-specific-referrers", "disable-set-options"];
-    let offered = ours.iter().fold(opening().word(3), |bytes, feature| bytes.text(feature));
-    let collect = bytes().words(&[20, 3, 0, 1]).text(OUT).words(&[0, 0, u64::MAX, 0, 0, 0]);
-    let requests = offered.words(&[0, 0]).raw(&build_request().0).raw(&collect.0);
+    let ours = ["realisation-with-path-not-hash", "disable-set-options"];
+    let offered = ours.iter().fold(opening().word(2), |bytes, feature| bytes.text(feature));
+    let requests = offered.words(&[0, 0]).raw(&build_request().0);
     assert_eq!(heard.await.expect("heard"), requests.0);
 }
 
