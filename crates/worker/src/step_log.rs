@@ -53,29 +53,34 @@ impl StepLog {
             return ControlFlow::Break(());
         }
         self.left -= size;
-        if self.kept.len() + line.len() > MAX_KEPT {
-            self.dropped += line.len();
-            return ControlFlow::Continue(());
+        let mut pieces = line.chunks(MAX_LINE);
+        self.piece(pieces.next().unwrap_or_default());
+        pieces.for_each(|piece| self.piece(piece));
+        ControlFlow::Continue(())
+    }
+
+    fn piece(&mut self, piece: &[u8]) {
+        if self.kept.len() + piece.len() > MAX_KEPT {
+            self.dropped += piece.len() + 1;
+            return;
         }
-        if self.dropped > 0 {
-            let marker = format!("[fleet: {} bytes of log were dropped here]\n", self.dropped);
-            self.kept.extend_from_slice(marker.as_bytes());
-            self.dropped = 0;
-        }
-        for piece in line.chunks(MAX_LINE) {
-            self.kept.extend_from_slice(piece);
-            self.kept.push(b'\n');
-        }
-        if line.is_empty() {
-            self.kept.push(b'\n');
-        }
+        self.mark_dropped();
+        self.kept.extend_from_slice(piece);
+        self.kept.push(b'\n');
         let message = self.take();
         if let Err(refused) = self.outbox.try_send(message)
             && let Message::StepLogged(refused) = *refused
         {
             self.kept = refused.data.into();
         }
-        ControlFlow::Continue(())
+    }
+
+    fn mark_dropped(&mut self) {
+        if self.dropped > 0 {
+            let marker = format!("[fleet: {} bytes of log were dropped here]\n", self.dropped);
+            self.kept.extend_from_slice(marker.as_bytes());
+            self.dropped = 0;
+        }
     }
 
     /// Whether the limit was reached.
@@ -85,6 +90,7 @@ impl StepLog {
 
     /// Sends what is left, waiting for room.
     pub(crate) async fn finish(mut self) {
+        self.mark_dropped();
         if !self.kept.is_empty() {
             let message = self.take();
             self.outbox.send(message).await;
@@ -144,6 +150,22 @@ mod tests {
         assert!(log.line(b"after").is_continue());
         let rest = String::from_utf8(data(receiver.recv().await)).expect("text");
         assert!(rest.contains("bytes of log were dropped here]\nafter\n"), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn a_line_longer_than_all_room_is_sent_in_pieces_and_a_loss_at_the_end_is_marked() {
+        let (mut log, mut receiver) = log(64, 1 << 30);
+        assert!(log.line(&vec![b'z'; 2 * MAX_KEPT]).is_continue());
+        for _ in 0..2 * MAX_KEPT / MAX_LINE {
+            assert_eq!(data(receiver.recv().await).len(), MAX_LINE + 1);
+        }
+        let (mut log, mut receiver) = self::log(1, 1 << 30);
+        assert!(log.line(b"first").is_continue());
+        assert!(log.line(&vec![b'z'; 2 * MAX_KEPT]).is_continue());
+        assert_eq!(data(receiver.recv().await), b"first\n");
+        log.finish().await;
+        let rest = String::from_utf8(data(receiver.recv().await)).expect("text");
+        assert!(rest.ends_with("bytes of log were dropped here]\n"), "{}", &rest[rest.len() - 80..]);
     }
 
     #[tokio::test]
