@@ -68,7 +68,9 @@ pub async fn start(config: EmbedConfig) -> Result<Embedded, EmbedError> {
     let worker = Worker::prepare(worker).await?;
     let mut embedded = start_coordinator(&config)?;
     let (channel, stop) = (embedded.channel.clone(), embedded.stop.clone());
-    embedded.worker = Some(tokio::spawn(worker.run(channel, stop)));
+    // A run that came before its worker would find nobody to work for it.
+    let session = worker.join(channel).await?;
+    embedded.worker = Some(tokio::spawn(session.run(stop)));
     Ok(embedded)
 }
 

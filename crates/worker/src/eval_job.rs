@@ -11,7 +11,8 @@ use fleet_wire::v1::eval_job::Task;
 use fleet_wire::v1::worker_message::Message;
 
 use crate::context::{Context, failure};
-use crate::source;
+use crate::planner::Planner;
+use crate::source::{self, SourceError};
 
 /// Bytes of derivations in one message.
 const DERIVATIONS_PER_MESSAGE: usize = 1 << 20;
@@ -36,9 +37,9 @@ async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
         Some(Task::Hosts(hosts)) => hosts.hosts.clone(),
         _ => Vec::new(),
     };
-    let no_source = |cause: &dyn std::error::Error| (failure("no_source", cause), hosts.clone());
-    let source = job.source.as_ref().ok_or_else(|| no_source(&std::fmt::Error))?;
-    let source = source::import(context, source).await.map_err(|error| no_source(&error))?;
+    let no_source = |error: SourceError| (failure(error.code(), &error), hosts.clone());
+    let source = job.source.as_ref().ok_or_else(|| no_source(SourceError::Incomplete("itself")))?;
+    let source = source::import(context, source).await.map_err(no_source)?;
     let mut evaluator =
         start(context, &source).await.map_err(|error| (eval_failure(&error), hosts.clone()))?;
     match job.task {
@@ -97,10 +98,11 @@ async fn each_host(
 }
 
 async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v1::host_evaluated::Result {
-    let planned = context.planner.lock().await.plan(&context.proxy, toplevel).await;
-    match planned {
+    // Locked until everything is sent: another job leaves out what this one sends, and must not overtake it.
+    let mut planner = context.planner.lock().await;
+    match planner.plan(&context.proxy, toplevel).await {
         Ok(plan) => {
-            send_derivations(context, plan.news).await;
+            send_derivations(context, &mut planner, plan.news).await;
             v1::host_evaluated::Result::Evaluated(v1::Evaluated {
                 drv: toplevel.drv.to_string(),
                 output_name: toplevel.output_name.clone(),
@@ -113,21 +115,27 @@ async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v
     }
 }
 
-async fn send_derivations(context: &Context, derivations: Vec<v1::Derivation>) {
+async fn send_derivations(context: &Context, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
     let mut batch = Vec::new();
     let mut size = 0;
     for derivation in derivations {
         size += derivation.aterm.len() + 128;
         batch.push(derivation);
         if size > DERIVATIONS_PER_MESSAGE {
-            let derivations = std::mem::take(&mut batch);
-            context.outbox.send(Message::DerivationsSeen(v1::DerivationsSeen { derivations })).await;
+            send_batch(context, planner, std::mem::take(&mut batch)).await;
             size = 0;
         }
     }
     if !batch.is_empty() {
-        context.outbox.send(Message::DerivationsSeen(v1::DerivationsSeen { derivations: batch })).await;
+        send_batch(context, planner, batch).await;
     }
+}
+
+/// What a cancelled job did not send is sent by the next one that needs it.
+async fn send_batch(context: &Context, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
+    let message = Message::DerivationsSeen(v1::DerivationsSeen { derivations: derivations.clone() });
+    context.outbox.send(message).await;
+    planner.was_told(&derivations);
 }
 
 fn eval_failure(error: &EvalError) -> v1::Failure {

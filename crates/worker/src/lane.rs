@@ -49,6 +49,11 @@ impl Lanes {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
     }
 
+    /// Drops the idle connections: one broke, and they may have met the same end.
+    pub(crate) fn forget_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn take_idle(&self, purpose: Purpose) -> Option<Lane> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let position = idle.iter().position(|lane| lane.purpose == purpose)?;

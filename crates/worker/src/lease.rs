@@ -1,13 +1,14 @@
 //! Executes a lease: its steps in order, on one connection. A step's inputs are made valid first, by
 //! substitution; then the daemon builds, and its verdict goes back as it is. Dropping the future cancels.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use fleet_nix::daemon::{BuildResult, BuildVerdict, DaemonError, Substitute, Trust, ignore};
 use fleet_nix::derivation::{BasicDerivation, DerivationError};
-use fleet_nix::store_path::{StorePath, StorePathError};
+use fleet_nix::store_path::{OutputName, StorePath, StorePathError};
 use fleet_nix::{DerivedPath, OutputSet};
 use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
@@ -30,6 +31,8 @@ enum StepError {
     InputMissing { path: String, cause: String },
     #[error("the Nix daemon gave no result")]
     NoResult,
+    #[error("the Nix daemon does not say where output {0} is")]
+    NoOutput(String),
 }
 
 /// How an attempt ended.
@@ -96,7 +99,12 @@ async fn execute(context: &Context, lease: &v1::Lease, work: &v1::StepWork) -> R
             let class = class(BuildVerdict::of_error(&error));
             Ok(Outcome { class, message: error.to_string(), outputs: Vec::new() })
         }
-        Err(other) => Err(other),
+        Err(other) => {
+            if matches!(other, StepError::Daemon(_)) {
+                context.lanes.forget_idle();
+            }
+            Err(other)
+        }
     }
 }
 
@@ -132,10 +140,17 @@ async fn build(
     log: &mut StepLog,
 ) -> Result<Outcome, StepError> {
     let mut result = None;
-    if context.trust != Trust::NotTrusted && !work.basic_derivation.is_empty() {
-        let name = drv.derivation_name().unwrap_or(drv.name());
-        let basic = BasicDerivation::parse(&context.store_dir, name, &work.basic_derivation)?;
-        let built = lane.daemon.build_derivation(drv, &basic, &mut |event| log.observe(event)).await;
+    let basic = match &*work.basic_derivation {
+        [] => None,
+        bytes => {
+            let name = drv.derivation_name().unwrap_or(drv.name());
+            Some(BasicDerivation::parse(&context.store_dir, name, bytes)?)
+        }
+    };
+    if let Some(basic) = &basic
+        && context.trust != Trust::NotTrusted
+    {
+        let built = lane.daemon.build_derivation(drv, basic, &mut |event| log.observe(event)).await;
         result = match built {
             Err(error) if BuildVerdict::of_error(&error) == BuildVerdict::NotTrusted => None,
             other => Some(other?),
@@ -146,12 +161,45 @@ async fn build(
         None => build_from_store(lane, drv, log).await?,
     };
     let verdict = BuildVerdict::of_result(result.status, &result.error_message);
-    context.roots.hold(result.built_outputs.values()).await?;
-    let outputs = result.built_outputs.iter();
-    let outputs = outputs
+    let built = result.built_outputs;
+    let built =
+        if verdict.is_success() { outputs(lane, drv, work, basic.as_ref(), built).await? } else { built };
+    context.roots.hold(built.values()).await?;
+    let outputs = built
+        .iter()
         .map(|(name, path)| v1::BuiltOutput { name: name.to_string(), path: path.to_string() })
         .collect();
     Ok(Outcome { class: class(verdict), outputs, message: result.error_message })
+}
+
+/// Where all outputs are. Some daemons leave them out of their results: then the derivation says it, or, for
+/// those that float, the store.
+async fn outputs(
+    lane: &mut Lane,
+    drv: &StorePath,
+    work: &v1::StepWork,
+    basic: Option<&BasicDerivation>,
+    mut built: BTreeMap<OutputName, StorePath>,
+) -> Result<BTreeMap<OutputName, StorePath>, StepError> {
+    let wanted = work.output_names.iter().map(|name| name.parse()).collect::<Result<Vec<OutputName>, _>>()?;
+    let fixed = basic.iter().flat_map(|basic| wanted.iter().map(|name| (name, basic.output_path(name))));
+    for (name, path) in fixed {
+        if let Some(path) = path {
+            built.entry(name.clone()).or_insert_with(|| path.clone());
+        }
+    }
+    if wanted.iter().all(|name| built.contains_key(name)) {
+        return Ok(built);
+    }
+    let mut known = lane.daemon.query_derivation_output_map(drv).await?;
+    for name in wanted {
+        if let Entry::Vacant(absent) = built.entry(name) {
+            let path = known.remove(absent.key()).flatten();
+            let path = path.ok_or_else(|| StepError::NoOutput(absent.key().to_string()))?;
+            absent.insert(path);
+        }
+    }
+    Ok(built)
 }
 
 /// A daemon that does not trust us builds only what it can check: the .drv in its own store.

@@ -8,6 +8,7 @@ mod capabilities;
 pub mod config;
 mod context;
 mod eval_job;
+mod jobs;
 mod lane;
 mod lease;
 mod planner;
@@ -18,4 +19,4 @@ mod source;
 mod step_log;
 
 pub use config::Config;
-pub use session::{Worker, WorkerError};
+pub use session::{Session, Worker, WorkerError};

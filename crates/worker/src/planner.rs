@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use fleet_nix::daemon::{Daemon, DaemonError, Settings};
+use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings};
 use fleet_nix::derivation::{Derivation, DerivationError, MAX_DERIVATION_LEN};
 use fleet_nix::evaluator::Toplevel;
 use fleet_nix::nar::{NarEvent, NarReadError, read_nar};
@@ -13,6 +13,11 @@ use fleet_nix::store_path::{OutputName, StoreDir, StorePath, StorePathError};
 use fleet_nix::{DerivedPath, OutputSet};
 use fleet_wire::v1;
 use thiserror::Error;
+
+/// Largest derivation that fits a message, bytes.
+const MAX_SENT: usize = 8 << 20;
+/// Derivations that are remembered; when there are more, all are forgotten and asked for again.
+const MAX_KNOWN: usize = 500_000;
 
 /// Why it cannot be said what must be built.
 #[derive(Debug, Error)]
@@ -29,6 +34,8 @@ pub(crate) enum PlanError {
     OutputName(String, #[source] StorePathError),
     #[error("derivation {0} cannot be parsed")]
     Parse(String, #[source] DerivationError),
+    #[error("derivation {drv} has {size} bytes, more than the {MAX_SENT} that can be sent")]
+    TooLarge { drv: String, size: usize },
     #[error("derivation {drv} has no output {output}")]
     NoOutput { drv: String, output: String },
 }
@@ -45,6 +52,7 @@ pub(crate) struct Plan {
 /// Knows what was asked and told in this session.
 #[derive(Debug)]
 pub(crate) struct Planner {
+    address: DaemonAddress,
     daemon: Daemon,
     store_dir: StoreDir,
     known: HashMap<StorePath, Known>,
@@ -61,14 +69,52 @@ struct Known {
 
 impl Planner {
     /// A planner on a connection of its own.
-    pub(crate) async fn new(mut daemon: Daemon, store_dir: StoreDir) -> Result<Self, DaemonError> {
+    pub(crate) async fn new(
+        address: DaemonAddress,
+        mut daemon: Daemon,
+        store_dir: StoreDir,
+    ) -> Result<Self, DaemonError> {
         daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
         let (known, told, counted) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Ok(Self { daemon, store_dir, known, told, counted })
+        Ok(Self { address, daemon, store_dir, known, told, counted })
     }
 
-    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it.
+    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it. A connection that was
+    /// lost, or cut by a cancelled job, is made again.
     pub(crate) async fn plan(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
+        self.stay_bounded();
+        if !self.daemon.is_poisoned() {
+            match self.plan_once(proxy, toplevel).await {
+                Err(PlanError::Daemon(error)) if error.remote().is_none() => {
+                    tracing::warn!(%error, "the connection that plans broke: making another");
+                }
+                planned => return planned,
+            }
+        }
+        let mut daemon = Daemon::connect(&self.address).await?;
+        daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
+        self.daemon = daemon;
+        self.plan_once(proxy, toplevel).await
+    }
+
+    /// The coordinator was sent these.
+    pub(crate) fn was_told(&mut self, news: &[v1::Derivation]) {
+        self.told.extend(news.iter().filter_map(|told| told.drv.parse().ok()));
+    }
+
+    /// Forgetting costs a question or a message again, and nothing else.
+    fn stay_bounded(&mut self) {
+        if self.known.len() > MAX_KNOWN {
+            self.known.clear();
+        }
+        for paths in [&mut self.told, &mut self.counted] {
+            if paths.len() > MAX_KNOWN {
+                paths.clear();
+            }
+        }
+    }
+
+    async fn plan_once(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
         let output_name: OutputName = toplevel
             .output_name
             .parse()
@@ -84,7 +130,6 @@ impl Planner {
             if !self.told.contains(drv) {
                 let news = self.describe(proxy, drv, &missing.will_build).await?;
                 plan.news.push(news);
-                self.told.insert(drv.clone());
             }
         }
         let fresh =
@@ -125,6 +170,9 @@ impl Planner {
         wanted: &BTreeSet<StorePath>,
     ) -> Result<v1::Derivation, PlanError> {
         let aterm = self.aterm(proxy, drv).await?;
+        if aterm.len() > MAX_SENT {
+            return Err(PlanError::TooLarge { drv: drv.to_string(), size: aterm.len() });
+        }
         let derivation = self.parse(drv, &aterm)?;
         let mut inputs = Vec::new();
         for (input, outputs) in derivation.input_drvs.iter().filter(|(input, _)| !wanted.contains(*input)) {

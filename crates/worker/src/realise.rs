@@ -15,6 +15,8 @@ use crate::lane::Purpose;
 
 /// Path infos in one message.
 const INFOS_PER_MESSAGE: usize = 256;
+/// Path infos that are remembered; when there are more, all are forgotten and asked for again.
+const MAX_INFOS: usize = 200_000;
 /// Runs whose told paths are remembered.
 const MAX_RUNS: usize = 64;
 
@@ -32,7 +34,13 @@ enum RealiseError {
 
 /// Runs a realise job to its end and reports it.
 pub(crate) async fn run(context: Arc<Context>, job: v1::Realise) {
-    let failure = realise(&context, &job).await.err().map(|error| failure("infrastructure", &error));
+    let realised = realise(&context, &job).await;
+    if let Err(RealiseError::Daemon(error)) = &realised
+        && error.remote().is_none()
+    {
+        context.lanes.forget_idle();
+    }
+    let failure = realised.err().map(|error| failure("infrastructure", &error));
     let done = v1::PathsRealised { job: job.job, epoch: job.epoch, infos: Vec::new(), done: true, failure };
     context.outbox.send(Message::PathsRealised(done)).await;
 }
@@ -68,6 +76,9 @@ async fn closure(
     root: &StorePath,
 ) -> Result<Vec<Arc<PathInfo>>, RealiseError> {
     let mut infos = context.infos.lock().await;
+    if infos.len() > MAX_INFOS {
+        infos.clear();
+    }
     let mut seen = HashSet::from([root.clone()]);
     let mut level = vec![root.clone()];
     let mut closure = Vec::new();

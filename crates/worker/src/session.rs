@@ -1,8 +1,6 @@
 //! The worker's session with its coordinator: hello, then one task for each job, until the stream or the program
-//! ends. Cancelling a job drops its task's future, which closes its connections and processes.
+//! ends. It never waits for a job or for room in a queue: a cancellation is always heard.
 
-use std::collections::HashMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +11,18 @@ use fleet_wire::v1::coordinator_message::Message as FromCoordinator;
 use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::capabilities::{self, Capabilities, CapabilitiesError};
 use crate::config::Config;
 use crate::context::{Context, Outbox};
+use crate::jobs::Jobs;
 use crate::lane::Lanes;
 use crate::planner::Planner;
 use crate::roots::Roots;
-use crate::{eval_job, lease, realise};
 
 /// Messages waiting for the coordinator; then builds' logs are kept back and everything else waits.
 const OUTBOX: usize = 1024;
@@ -53,6 +51,9 @@ pub enum WorkerError {
     /// The session with the coordinator broke.
     #[error("the session with the coordinator ended")]
     Session(#[source] Box<tonic::Status>),
+    /// The coordinator closed the session without saying why.
+    #[error("the coordinator closed the session")]
+    Closed,
 }
 
 /// A worker that has found its daemon.
@@ -91,34 +92,23 @@ impl Worker {
 
     /// Works for the coordinator at `channel` until it says so, the session breaks, or `stop`.
     pub async fn run(self, channel: Channel, stop: CancellationToken) -> Result<(), WorkerError> {
+        match stop.run_until_cancelled(self.join(channel)).await {
+            Some(session) => session?.run(stop).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the session. When it is open, the coordinator counts on this worker.
+    pub async fn join(self, channel: Channel) -> Result<Session, WorkerError> {
         let (sender, messages) = mpsc::channel(OUTBOX);
         let outbox = Outbox(sender);
         outbox.send(Message::Hello(self.hello())).await;
-        let mut client = v1::workers_client::WorkersClient::new(channel.clone())
+        let context = Arc::new(self.context(outbox, channel.clone()).await?);
+        let mut client = v1::workers_client::WorkersClient::new(channel)
             .max_decoding_message_size(fleet_wire::MAX_MESSAGE);
-        let session = client.session(ReceiverStream::new(messages));
-        let mut inbound =
-            session.await.map_err(|status| WorkerError::Session(Box::new(status)))?.into_inner();
-        let context = Arc::new(self.context(outbox, channel).await?);
-        let mut jobs = Jobs::default();
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = heartbeat.tick() => context.outbox.send(Message::Heartbeat(v1::Heartbeat {})).await,
-                () = jobs.reap() => {}
-                received = inbound.message() => match received {
-                    Ok(Some(message)) => {
-                        if jobs.handle(&context, message).is_break() {
-                            break;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(status) => return Err(WorkerError::Session(Box::new(status))),
-                },
-            }
-        }
-        Ok(())
+        let opened = client.session(ReceiverStream::new(messages)).await;
+        let inbound = opened.map_err(|status| WorkerError::Session(Box::new(status)))?.into_inner();
+        Ok(Session { context, inbound })
     }
 
     fn hello(&self) -> v1::Hello {
@@ -139,12 +129,12 @@ impl Worker {
         let address = self.config.daemon.clone();
         let daemon = Daemon::connect(&address).await?;
         let (trust, store_dir) = (daemon.trust(), daemon.store_dir().clone());
-        let planner = Planner::new(daemon, store_dir.clone()).await?;
+        let planner = Planner::new(address.clone(), daemon, store_dir.clone()).await?;
         Ok(Context {
             store_dir,
             trust,
             proxy: self.proxy,
-            roots: Roots::new(Daemon::connect(&address).await?),
+            roots: Roots::connect(address.clone()).await?,
             lanes: Lanes::new(address),
             planner: Mutex::new(planner),
             infos: Mutex::default(),
@@ -157,66 +147,36 @@ impl Worker {
     }
 }
 
-/// The jobs under way and how to stop them. The coordinator bounds them by the slots of the hello.
-#[derive(Debug, Default)]
-struct Jobs {
-    tasks: JoinSet<JobId>,
-    tokens: HashMap<JobId, CancellationToken>,
+/// An open session.
+#[derive(Debug)]
+pub struct Session {
+    context: Arc<Context>,
+    inbound: Streaming<v1::CoordinatorMessage>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum JobId {
-    Eval(u64),
-    Lease(u64),
-    Realise(u64),
-}
-
-impl Jobs {
-    fn handle(
-        &mut self,
-        context: &Arc<Context>,
-        message: v1::CoordinatorMessage,
-    ) -> std::ops::ControlFlow<()> {
-        let context = context.clone();
-        match message.message {
-            Some(FromCoordinator::EvalJob(job)) => {
-                self.start(JobId::Eval(job.job), eval_job::run(context, job));
+impl Session {
+    /// Works until the coordinator says so, the session breaks, or `stop`. Jobs that run then are cancelled.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let Self { context, mut inbound } = self;
+        let mut jobs = Jobs::default();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                // What stands in a full queue is a sign of life as well.
+                _ = heartbeat.tick() => drop(context.outbox.try_send(Message::Heartbeat(v1::Heartbeat {}))),
+                () = jobs.reap() => {}
+                received = inbound.message() => match received {
+                    Ok(Some(v1::CoordinatorMessage { message: Some(FromCoordinator::Shutdown(_)) })) => {
+                        return Ok(());
+                    }
+                    Ok(Some(message)) => jobs.handle(&context, message),
+                    // A coordinator in this process may stop a moment before we hear that we should.
+                    _ if stop.is_cancelled() => return Ok(()),
+                    Ok(None) => return Err(WorkerError::Closed),
+                    Err(status) => return Err(WorkerError::Session(Box::new(status))),
+                },
             }
-            Some(FromCoordinator::Lease(lease)) => {
-                self.start(JobId::Lease(lease.lease), lease::run(context, lease));
-            }
-            Some(FromCoordinator::Realise(job)) => {
-                self.start(JobId::Realise(job.job), realise::run(context, job));
-            }
-            Some(FromCoordinator::CancelEval(job)) => self.cancel(JobId::Eval(job.job)),
-            Some(FromCoordinator::CancelLease(lease)) => self.cancel(JobId::Lease(lease.lease)),
-            Some(FromCoordinator::Shutdown(_)) => return std::ops::ControlFlow::Break(()),
-            Some(FromCoordinator::Welcome(_)) | None => {}
-        }
-        std::ops::ControlFlow::Continue(())
-    }
-
-    fn start(&mut self, id: JobId, work: impl Future<Output = ()> + Send + 'static) {
-        let token = CancellationToken::new();
-        self.tokens.insert(id, token.clone());
-        self.tasks.spawn(async move {
-            token.run_until_cancelled(work).await;
-            id
-        });
-    }
-
-    fn cancel(&mut self, id: JobId) {
-        if let Some(token) = self.tokens.remove(&id) {
-            token.cancel();
-        }
-    }
-
-    /// Waits for one job's end; forever when there is none.
-    async fn reap(&mut self) {
-        match self.tasks.join_next().await {
-            Some(Ok(id)) => drop(self.tokens.remove(&id)),
-            Some(Err(error)) => tracing::error!(%error, "a job ended abnormally"),
-            None => std::future::pending().await,
         }
     }
 }

@@ -32,6 +32,17 @@ pub(crate) enum SourceError {
     Import(#[from] DaemonError),
 }
 
+impl SourceError {
+    /// Whose fault it is: another try may mend what is not the source's.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Fetch(status) if status.code() != tonic::Code::NotFound => "infrastructure",
+            Self::Import(error) if error.remote().is_none() => "infrastructure",
+            _ => "no_source",
+        }
+    }
+}
+
 /// Makes the source valid and rooted, and says how Nix names it.
 pub(crate) async fn import(context: &Context, source: &v1::Source) -> Result<FlakeSource, SourceError> {
     let nar_hash: [u8; 32] =
