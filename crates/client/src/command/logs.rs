@@ -62,8 +62,8 @@ fn no_log(args: &LogsArgs, status: &Status) -> CliError {
     };
     CliError::new(status.message()).next(match narrowed {
         Some(options) => format!("Leave {options} out to see the newest log there is"),
-        None => "Name a host, or a derivation by its path or base name; what came from a cache has no log, nor has a \
-                 host that did not evaluate"
+        None => "Name a host, or a derivation by its path or base name; what came from a cache or printed nothing \
+                 has no log, nor has a host that did not evaluate"
             .to_owned(),
     })
 }
@@ -131,7 +131,7 @@ mod tests {
             attempt,
         };
         let missing = Status::not_found("no remembered run has a host web");
-        insta::assert_snapshot!(no_log(&args(None, None), &missing).paragraph(), @"error: no remembered run has a host web. Name a host, or a derivation by its path or base name; what came from a cache has no log, nor has a host that did not evaluate.");
+        insta::assert_snapshot!(no_log(&args(None, None), &missing).paragraph(), @"error: no remembered run has a host web. Name a host, or a derivation by its path or base name; what came from a cache or printed nothing has no log, nor has a host that did not evaluate.");
         insta::assert_snapshot!(no_log(&args(None, Some(7)), &missing).paragraph(), @"error: no remembered run has a host web. Leave --attempt out to see the newest log there is.");
         insta::assert_snapshot!(no_log(&args(Some("run-1"), None), &missing).paragraph(), @"error: no remembered run has a host web. Leave --run out to see the newest log there is.");
         insta::assert_snapshot!(no_log(&args(None, None), &Status::internal("cannot read")).paragraph(), @"error: no log of `web`: cannot read.");

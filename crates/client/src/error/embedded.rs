@@ -19,8 +19,12 @@ impl From<EmbedError> for CliError {
         }
         let next = match &error {
             EmbedError::Store(AddressError::NoDaemon { uri, hint }) => {
-                return Self::new(format!("the store '{uri}' is not a Nix daemon on this machine"))
-                    .next(format!("To mend it, {hint}; --store, FLEET_STORE or NIX_REMOTE name the store"));
+                let mut rest = hint.chars();
+                let first = rest.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+                return Self::new(format!(
+                    "the store '{uri}' of --store, FLEET_STORE or NIX_REMOTE is not a Nix daemon on this machine"
+                ))
+                .next(first + rest.as_str());
             }
             EmbedError::Store(_) => {
                 "Give `daemon` or `unix://SOCKET`, with --store, FLEET_STORE or NIX_REMOTE"
@@ -90,4 +94,21 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         cause = error.source();
     }
     chain(error).to_lowercase().contains("no space left on device")
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_nix::daemon::DaemonAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_no_daemon_gets_one_next_step() {
+        let said = |uri| {
+            let error = DaemonAddress::from_store_uri(uri).expect_err("refused");
+            CliError::from(EmbedError::Store(error)).paragraph()
+        };
+        insta::assert_snapshot!(said("https://x"), @"error: the store 'https://x' of --store, FLEET_STORE or NIX_REMOTE is not a Nix daemon on this machine. Use `daemon`, or `unix://SOCKET`.");
+        insta::assert_snapshot!(said("local"), @"error: the store 'local' of --store, FLEET_STORE or NIX_REMOTE is not a Nix daemon on this machine. Builds go through a Nix daemon; start `nix-daemon` for this store, and name its socket as `unix://SOCKET?root=DIRECTORY`, or use `daemon` for the installed one.");
+    }
 }
