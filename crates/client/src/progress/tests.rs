@@ -382,11 +382,11 @@ fn the_region_is_redrawn_below_lasting_lines_and_gone_at_the_end() {
 
 #[test]
 fn a_terminal_made_narrower_keeps_no_piece_of_the_region() {
+    // Tells another width each time it is asked: drawn at 60 columns, taken away at 10.
+    static ASKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let mut progress = Progress::default();
     progress.apply(&event(0, found(Side::After, &["web1"])));
     let mut bytes = Vec::new();
-    // Tells another width each time it is asked: drawn at 60 columns, taken away at 10.
-    static ASKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let size = || match ASKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
         0 => Size { columns: 60, rows: 24 },
         _ => Size { columns: 10, rows: 24 },
