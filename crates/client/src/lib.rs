@@ -77,7 +77,7 @@ fn complain(error: &CliError) -> Exit {
 
 /// For those who look for a fault in fleetctl itself: `FLEET_LOG=debug`.
 fn log_to_stderr() {
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG") {
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if std::env::var_os("FLEET_LOG").is_some() {
+        fleet_telemetry::log_to_stderr("off");
     }
 }

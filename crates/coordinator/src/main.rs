@@ -8,9 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use fleet_coordinator::{Config, Coordinator};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_util::sync::CancellationToken;
 
 /// Coordinates evaluation and builds of a fleet.
 ///
@@ -27,21 +25,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            tracing::error!("{text}");
-            ExitCode::FAILURE
-        }
-    }
+    fleet_telemetry::log_to_stderr("info");
+    fleet_telemetry::exit_code(run(Args::parse()))
 }
 
 #[tokio::main]
@@ -49,8 +34,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let coordinator = Coordinator::start(Config::new(args.state_dir))?;
     let listener = listen(&args.listen)?;
     tracing::info!(socket = %args.listen.display(), "listening");
-    let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    let stop = fleet_telemetry::stop_on_signal()?;
     coordinator.serve(UnixListenerStream::new(listener), stop).await?;
     std::fs::remove_file(&args.listen)?;
     tracing::info!("stopped");
@@ -69,17 +53,4 @@ fn listen(socket: &Path) -> std::io::Result<UnixListener> {
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    stop.cancel();
 }

@@ -149,7 +149,7 @@ impl Shell {
                 Ok(Ok(())) => "the coordinator stopped".to_owned(),
                 Ok(Err(error)) => {
                     // Nothing visible may precede its record: without a journal there is no going on.
-                    let cause = format!("{error}: {}", error_source(&error));
+                    let cause = fleet_telemetry::with_causes(&error);
                     tracing::error!("stopping: {cause}");
                     cause
                 }
@@ -286,10 +286,6 @@ impl Shell {
     fn epoch_of(worker: WorkerId) -> Epoch {
         Epoch(worker.0)
     }
-}
-
-fn error_source(error: &dyn std::error::Error) -> String {
-    error.source().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -59,14 +59,6 @@ impl Outbox {
 
 /// A failure as the wire has it.
 pub(crate) fn failure(code: &str, error: &dyn std::error::Error) -> v1::Failure {
-    let mut cause = error.to_string();
-    let mut source = error.source();
-    while let Some(deeper) = source {
-        let text = deeper.to_string();
-        if !cause.contains(&text) {
-            cause = format!("{cause}: {text}");
-        }
-        source = deeper.source();
-    }
+    let cause = fleet_telemetry::with_causes(error);
     v1::Failure { code: code.to_owned(), cause, ..v1::Failure::default() }
 }

@@ -9,8 +9,6 @@ use fleet_nix::daemon::DaemonAddress;
 use fleet_worker::{Config, Worker};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 /// Evaluates and builds for a coordinator, with the Nix daemon of this machine.
@@ -41,21 +39,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            tracing::error!("{text}");
-            ExitCode::FAILURE
-        }
-    }
+    fleet_telemetry::log_to_stderr("info");
+    fleet_telemetry::exit_code(run(Args::parse()))
 }
 
 #[tokio::main]
@@ -69,8 +54,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     config.slots = args.slots.unwrap_or(config.slots);
     config.eval_slots = args.eval_slots.unwrap_or(config.eval_slots);
     let worker = Worker::prepare(config).await?;
-    let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    let stop = fleet_telemetry::stop_on_signal()?;
     let channel = connect(args.coordinator).await?;
     tracing::info!("working");
     worker.run(channel, stop).await?;
@@ -84,17 +68,4 @@ async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
     });
     // The address is never looked at.
     Endpoint::from_static("http://coordinator").connect_with_connector(connector).await
-}
-
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    stop.cancel();
 }

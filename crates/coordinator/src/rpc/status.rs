@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use fleet_store::StoreError;
+use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
 use tonic::Status;
 
@@ -14,7 +15,7 @@ pub(crate) fn invalid(error: &WireError) -> Status {
 
 /// A worker sent content that does not hold what it claims.
 pub(crate) fn refused(error: &dyn Error) -> Status {
-    Status::invalid_argument(with_cause(error))
+    Status::invalid_argument(with_causes(error))
 }
 
 pub(crate) fn unknown_run(name: &str) -> Status {
@@ -42,28 +43,18 @@ pub(crate) fn not_taken() -> Status {
 }
 
 pub(crate) fn journal(error: &JournalError) -> Status {
-    Status::unavailable(with_cause(error))
+    Status::unavailable(with_causes(error))
 }
 
 pub(crate) fn store(error: &StoreError) -> Status {
     match error {
-        StoreError::Chunk(_) => Status::invalid_argument(with_cause(error)),
+        StoreError::Chunk(_) => Status::invalid_argument(with_causes(error)),
         StoreError::Absent(_) => Status::not_found(error.to_string()),
-        _ => Status::unavailable(with_cause(error)),
+        _ => Status::unavailable(with_causes(error)),
     }
 }
 
 /// The shell is gone: the coordinator is stopping.
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the coordinator is stopping")
-}
-
-fn with_cause(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
