@@ -88,13 +88,13 @@ fn figures(page: &Page<'_>) -> String {
     }
     parts.push(match steps.wanted {
         0 => "nothing to build".to_owned(),
-        wanted => format!("{} wanted: {}", steps_of(wanted), fates(steps)),
+        wanted => format!("{} wanted: {}", number_of(wanted, "step"), fates(steps)),
     });
     if steps.substituted > 0 {
-        parts.push(format!("{} paths substituted", count(steps.substituted)));
+        parts.push(format!("{} substituted", number_of(steps.substituted, "path")));
     }
     if steps.deduplicated > 0 {
-        parts.push(format!("{} duplicates saved", count(steps.deduplicated)));
+        parts.push(format!("{} saved", number_of(steps.deduplicated, "duplicate")));
     }
     parts.push(duration(report.seconds.total));
     if !report.run.is_empty() {
@@ -113,8 +113,8 @@ fn fates(steps: &StepCounts) -> String {
     fates.join(", ")
 }
 
-fn steps_of(number: u64) -> String {
-    format!("{} step{}", count(number), if number == 1 { "" } else { "s" })
+fn number_of(number: u64, noun: &str) -> String {
+    counted(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }
 
 fn side(label: &SideLabel) -> String {
