@@ -174,10 +174,15 @@ impl Shell {
             for timer in self.due_timers() {
                 self.apply(Event::TimerFired { timer }, &mut effects);
             }
+            let mut answers = Vec::with_capacity(batch.len());
             for input in batch.drain(..) {
-                self.take(input, &mut effects);
+                answers.extend(self.take(input, &mut effects));
             }
-            self.perform(effects)?;
+            let performed = self.perform(effects);
+            for answer in answers {
+                answer.give(performed.as_ref().err());
+            }
+            performed?;
         }
     }
 

@@ -158,9 +158,9 @@ fn find_log(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<FoundLog, St
     let selector = &wanted.selector;
     match log_search::search(logs, journal, wanted).map_err(|error| status::journal(&error))? {
         Search::Found(found) => Ok(found),
-        Search::NothingBuilt => {
-            Err(Status::not_found(format!("no log is kept for {selector}: it was not built here, or printed nothing")))
-        }
+        Search::NothingBuilt => Err(Status::not_found(format!(
+            "no log is kept for {selector}: it was not built here, or printed nothing"
+        ))),
         Search::UnknownHost => Err(Status::not_found(format!("no remembered run has a host {selector}"))),
     }
 }

@@ -58,3 +58,8 @@ pub(crate) fn store(error: &StoreError) -> Status {
 pub(crate) fn stopping() -> Status {
     Status::unavailable("the coordinator is stopping")
 }
+
+/// What was asked for may have happened, but cannot be kept: the coordinator stops.
+pub(crate) fn not_durable(error: &JournalError) -> Status {
+    Status::unavailable(with_causes(error))
+}

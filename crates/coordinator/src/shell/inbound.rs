@@ -10,31 +10,54 @@ use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::v1::run_event::Event as Seen;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use fleet_wire::{from_wire, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use super::{Input, MAX_PATH_INFOS, Realising, RunState, Session, Shell};
 use crate::feed::Feed;
+use crate::journal::JournalError;
 use crate::rpc::status;
 
+/// What is said to whoever asked, once the records behind it are durable.
+#[must_use]
+pub(super) enum Answer {
+    /// The name of a run.
+    Run(oneshot::Sender<Result<String, Status>>, Result<String, Status>),
+    /// That it is done.
+    Done(oneshot::Sender<Result<(), Status>>, Result<(), Status>),
+}
+
+impl Answer {
+    /// Answers, or says why there is no answer. A peer that no longer waits is no error.
+    pub(super) fn give(self, failed: Option<&JournalError>) {
+        let failed = failed.map(status::not_durable);
+        match self {
+            Self::Run(reply, answer) => drop(reply.send(failed.map_or(answer, Err))),
+            Self::Done(reply, answer) => drop(reply.send(failed.map_or(answer, Err))),
+        }
+    }
+}
+
 impl Shell {
-    /// Applies one input and answers whoever waits for it.
-    pub(super) fn take(&mut self, input: Input, effects: &mut Vec<Effect>) {
-        // A peer that no longer waits for its answer is no error.
+    /// Applies one input. The answer is given when the effects have been performed.
+    pub(super) fn take(&mut self, input: Input, effects: &mut Vec<Effect>) -> Option<Answer> {
         match input {
-            Input::Submit(request, reply) => drop(reply.send(self.submit(&request, effects))),
-            Input::Cancel(run, reply) => drop(reply.send(self.cancel(&run, effects))),
+            Input::Submit(request, reply) => return Some(Answer::Run(reply, self.submit(&request, effects))),
+            Input::Cancel(run, reply) => return Some(Answer::Done(reply, self.cancel(&run, effects))),
             Input::Join(hello, outbound, reply) => {
                 let joined = self.join(*hello, outbound, effects);
                 if let Err(Ok((worker, _))) = reply.send(joined) {
                     self.worker_left(worker, "it did not wait for its welcome", effects);
                 }
             }
-            Input::Said(worker, message, reply) => drop(reply.send(self.said(worker, message, effects))),
+            Input::Said(worker, message, reply) => {
+                return Some(Answer::Done(reply, self.said(worker, message, effects)));
+            }
             Input::Left(worker, why) => {
                 self.worker_left(worker, why.as_deref().unwrap_or("it closed its session"), effects);
             }
         }
+        None
     }
 
     fn join(

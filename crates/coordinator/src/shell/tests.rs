@@ -32,35 +32,40 @@ fn submit_request() -> Box<v1::SubmitRequest> {
     Box::new(v1::SubmitRequest { idempotency_key: "k".into(), after: Some(source), ..Default::default() })
 }
 
-/// Submits a run and gives its end.
-async fn end_of_run(journal: Broken) -> (v1::Failure, mpsc::Sender<Input>) {
+/// Submits a run; gives the answer, the end of the run's feed, and the shell.
+async fn submit_to(journal: Broken) -> (Option<Result<String, Status>>, v1::Failure, mpsc::Sender<Input>) {
     let logs = tempfile::tempdir().expect("temporary directory");
     let logs = LogWriter::open(logs.path().to_owned()).expect("opens");
     let fleet = Fleet::new(FleetConfig::default());
     let (shell, feeds) = Shell::new(fleet, 10, Box::new(journal), logs, StepLimits::default()).spawn();
     let (reply, answer) = oneshot::channel();
     assert!(shell.send(Input::Submit(submit_request(), reply)).await.is_ok());
-    let run = answer.await.expect("an answer").expect("taken");
-    let feed = feeds.get(&run).expect("a feed").clone();
+    let answer = answer.await.ok();
+    let feed = feeds.iter().next().expect("a feed").clone();
     let mut length = feed.watch();
     let ended = length.wait_for(|length| *length > 0);
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time").expect("an event");
     let events = feed.after(0).expect("events");
     match events.last().and_then(|event| event.event.clone()) {
-        Some(v1::run_event::Event::RunFinished(finished)) => (finished.failure.expect("a failure"), shell),
+        Some(v1::run_event::Event::RunFinished(finished)) => {
+            (answer, finished.failure.expect("a failure"), shell)
+        }
         other => panic!("not the end: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn without_a_journal_runs_end_with_its_error_and_the_shell_too() {
-    let (failure, shell) = end_of_run(Broken::Fails).await;
-    assert!(failure.cause.starts_with("cannot write the journal /state/journal: "), "{}", failure.cause);
+async fn what_cannot_be_kept_is_not_answered_and_ends_runs_and_shell_with_its_error() {
+    let (answer, failure, shell) = submit_to(Broken::Fails).await;
+    let refused = answer.expect("an answer").expect_err("nothing visible precedes its record");
+    assert!(refused.message().starts_with("cannot write the journal /state/journal: "), "{refused}");
+    assert_eq!(failure.cause, refused.message());
     tokio::time::timeout(Duration::from_secs(20), shell.closed()).await.expect("it ends");
 }
 
 #[tokio::test]
 async fn a_bug_of_ours_ends_runs_instead_of_leaving_them_waiting() {
-    let (failure, _) = end_of_run(Broken::Panics).await;
+    let (answer, failure, _) = submit_to(Broken::Panics).await;
+    assert!(answer.is_none());
     assert_eq!(failure.code, "infrastructure");
 }
