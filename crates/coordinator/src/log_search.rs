@@ -45,7 +45,7 @@ pub(crate) fn search(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<Sea
     }
     for facts in journal::newest_first(journal)? {
         for drv in candidates(&facts, wanted) {
-            if let Some(found) = pick(logs, drv, wanted.attempt) {
+            if let Some(found) = drv.and_then(|drv| pick(logs, drv, wanted.attempt)) {
                 return Ok(Search::Found(found));
             }
             search = Search::NothingBuilt;
@@ -59,12 +59,13 @@ fn pick(logs: &Path, drv: &str, attempt: u32) -> Option<FoundLog> {
     Some(FoundLog { drv: drv.to_owned(), log })
 }
 
-/// Derivations that stand for a host: those of the newest run first, in each run what failed.
-fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<&'f str> {
+/// Derivations that stand for a host: those of the newest run first, in each run what failed. None for a target
+/// that did not evaluate.
+fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<Option<&'f str>> {
     let mut runs: Vec<&str> = Vec::new();
     let mut found = Vec::new();
     for fact in facts.iter().rev() {
-        let Fact::TargetSettled { run, host, status, drv: Some(drv), .. } = fact else { continue };
+        let Fact::TargetSettled { run, host, status, drv, .. } = fact else { continue };
         if *host != wanted.selector || !(wanted.run.is_empty() || *run == wanted.run) {
             continue;
         }
@@ -72,7 +73,7 @@ fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<&'f str> {
             runs.push(run);
             runs.len() - 1
         });
-        found.push((age, !status.ends_with("Failed"), drv.as_str()));
+        found.push((age, !status.ends_with("Failed"), drv.as_deref()));
     }
     found.sort_by_key(|(age, well, _)| (*age, *well));
     found.into_iter().map(|(_, _, drv)| drv).collect()
@@ -88,9 +89,13 @@ mod tests {
         Fact::TargetSettled { run, host, side: "After".into(), status, drv: Some(drv.to_owned()) }
     }
 
+    fn look(state: &Path, run: &str, selector: &str) -> Search {
+        let wanted = Wanted { run: run.to_owned(), selector: selector.to_owned(), attempt: 0 };
+        search(&state.join("logs"), &state.join("journal"), &wanted).expect("reads")
+    }
+
     fn find(state: &Path, run: &str) -> String {
-        let wanted = Wanted { run: run.to_owned(), selector: "a".to_owned(), attempt: 0 };
-        match search(&state.join("logs"), &state.join("journal"), &wanted).expect("reads") {
+        match look(state, run, "a") {
             Search::Found(found) => found.drv,
             other => panic!("not found: {other:?}"),
         }
@@ -116,5 +121,18 @@ mod tests {
         assert_eq!(find(state.path(), ""), "bad.drv");
         assert_eq!(find(state.path(), "r1"), "old.drv");
         assert_eq!(find(state.path(), "r0"), "old.drv");
+    }
+
+    #[test]
+    fn a_host_that_did_not_evaluate_is_known() {
+        let state = tempfile::tempdir().expect("temporary directory");
+        let (host, status) = ("broken".to_owned(), "EvalFailed".to_owned());
+        let fact = Fact::TargetSettled { run: "r".into(), host, side: "After".into(), status, drv: None };
+        FileJournal::open(&state.path().join("journal"), "1")
+            .expect("opens")
+            .append(&[fact])
+            .expect("appends");
+        assert!(matches!(look(state.path(), "", "broken"), Search::NothingBuilt));
+        assert!(matches!(look(state.path(), "", "other"), Search::UnknownHost));
     }
 }
