@@ -3,16 +3,19 @@
 //! Owns the process-wide log subscriber and nothing else. Decides nothing.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Sends logs to standard error, filtered by `FLEET_LOG`, else by `default`. To be called once, by `main`.
+/// Sends logs to standard error, coloured on a terminal unless `NO_COLOR`, filtered by `FLEET_LOG`, else by `default`. To be called once, by `main`.
 pub fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
 }
 
 /// An error and its causes in one sentence. Some errors tell their cause themselves: it is not told twice.
