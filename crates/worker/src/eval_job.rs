@@ -80,8 +80,12 @@ async fn each_host(
         let started = v1::HostStarted { job, epoch, host: Some(host.clone()) };
         context.outbox.send(Message::HostStarted(started)).await;
         let attr = HostAttr { kind, name: host.name.clone() };
+        let faults = context.proxy.faults();
         let (result, over) = match evaluator.evaluate(&attr).await {
             Ok(toplevel) => (plan(context, &toplevel).await, false),
+            Err(EvalError::Host { cause, .. }) if context.proxy.faults() > faults => {
+                (v1::host_evaluated::Result::Failure(daemon_lost(&cause)), false)
+            }
             Err(error) => {
                 let over = !matches!(error, EvalError::Host { .. }) && !error.lost_process();
                 (v1::host_evaluated::Result::Failure(eval_failure(&error)), over)
@@ -146,6 +150,12 @@ fn eval_failure(error: &EvalError) -> v1::Failure {
     };
     let detail = error.trace().unwrap_or_default().chars().take(MAX_TRACE / 4).collect();
     v1::Failure { code: code.to_owned(), cause, detail, drv: String::new() }
+}
+
+/// A host that failed while the daemon did says nothing about its flake: it is worth another try.
+fn daemon_lost(cause: &str) -> v1::Failure {
+    let cause = format!("the Nix daemon failed during evaluation: {cause}");
+    v1::Failure { code: "infrastructure".to_owned(), cause, ..v1::Failure::default() }
 }
 
 fn kind_from(kind: i32) -> Option<ConfigurationKind> {

@@ -16,6 +16,7 @@ use crate::daemon::DaemonAddress;
 use super::roots::Roots;
 use super::seen::{SeenDerivation, SeenDerivations};
 use super::session::{self, Shared};
+use super::upstream::Faults;
 use super::{BuildImports, ProxyConfig, ProxyError};
 
 /// Clients at a time; an evaluator needs one or two.
@@ -39,7 +40,7 @@ impl StoreProxy {
         let roots = Roots::start(config.upstream.clone(), config.held_paths).await?;
         let listener = listen(&config.listen)?;
         let seen = SeenDerivations::new(config.seen_bytes);
-        let shared = Arc::new(Shared { config, imports, roots, seen });
+        let shared = Arc::new(Shared { config, imports, roots, seen, faults: Faults::default() });
         let listening = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(StoreProxy { shared, listening })
     }
@@ -48,6 +49,12 @@ impl StoreProxy {
     pub fn store_uri(&self) -> String {
         let config = &self.shared.config;
         DaemonAddress { socket: config.listen.clone(), ..config.upstream.clone() }.store_uri()
+    }
+
+    /// How often a request failed because of the daemon or the connection to it, not because of what was asked.
+    /// An evaluation during which it grows says nothing about the flake.
+    pub fn faults(&self) -> u64 {
+        self.shared.faults.count()
     }
 
     /// A derivation as an evaluator wrote it; nothing when none did, or it was forgotten.

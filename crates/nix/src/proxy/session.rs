@@ -21,7 +21,7 @@ use super::operation::{OPTIONS, Rule, rule};
 use super::roots::Roots;
 use super::seen::{SeenDerivation, SeenDerivations};
 use super::shape::{self, Part};
-use super::upstream::{self, Told, Upstream};
+use super::upstream::{self, Faults, Told, Upstream};
 use super::{BuildImports, ImportPolicy, ProxyConfig};
 
 /// What all sessions of a proxy share.
@@ -30,11 +30,13 @@ pub(super) struct Shared {
     pub(super) imports: Arc<dyn BuildImports>,
     pub(super) roots: Roots,
     pub(super) seen: SeenDerivations,
+    /// Requests and connections that failed for the daemon's sake, not for what was asked.
+    pub(super) faults: Faults,
 }
 
 /// Serves a client until it hangs up, is refused, or errs.
 pub(super) async fn serve(shared: &Shared, stream: UnixStream) -> Result<(), DaemonError> {
-    let upstream = Upstream::connect(&shared.config.upstream).await;
+    let upstream = Upstream::connect(&shared.config.upstream, &shared.faults).await;
     let version = upstream.as_ref().map_or("unknown", |upstream| upstream.nix_version());
     let mut client = Client::greet(stream, version).await?;
     let upstream = match upstream {
@@ -72,7 +74,7 @@ impl Session<'_> {
                 return Ok(Some(format!("operation {number} is not allowed during evaluation")));
             };
             if self.upstream.is_lost() {
-                self.upstream = Upstream::connect(&self.shared.config.upstream).await?;
+                self.upstream = Upstream::connect(&self.shared.config.upstream, &self.shared.faults).await?;
             }
             match rule(operation) {
                 Rule::Forward { request, reply } => self.forward(operation, request, reply).await?,

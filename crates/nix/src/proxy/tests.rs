@@ -222,9 +222,10 @@ async fn a_request_whose_daemon_is_lost_fails_and_the_connection_goes_on() {
     addition.word(7).bytes("x").bytes("text:sha256").word(0).word(0);
     (0..100).for_each(|_| _ = addition.word(1 << 14).raw(&[0; 1 << 14]));
     addition.word(0);
-    for request in [&question, &addition, &question, &addition] {
+    for (lost, request) in (1..).zip([&question, &addition, &question, &addition]) {
         let message = client.refused(request).await;
         assert!(message.starts_with("lost the connection to the Nix daemon"), "{message}");
+        assert!(proxy.faults() >= lost, "each is the daemon's fault");
     }
 }
 

@@ -1,5 +1,8 @@
 //! A plain connection to the daemon behind the proxy: requests and replies as bytes, messages as frames.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures::FutureExt as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -15,6 +18,21 @@ pub(super) struct Upstream {
     pub(super) writer: OwnedWriteHalf,
     nix_version: String,
     given_up: bool,
+    faults: Faults,
+}
+
+/// How often a daemon failed those behind the proxy.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults(Arc<AtomicU64>);
+
+impl Faults {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What the daemon says between a request and its reply.
@@ -29,11 +47,11 @@ pub(super) enum Told {
 }
 
 impl Upstream {
-    pub(super) async fn connect(address: &DaemonAddress) -> Result<Self, DaemonError> {
-        let daemon = Daemon::connect_without_settings(address).await?;
+    pub(super) async fn connect(address: &DaemonAddress, faults: &Faults) -> Result<Self, DaemonError> {
+        let daemon = Daemon::connect_without_settings(address).await.inspect_err(|_| faults.add())?;
         let nix_version = daemon.nix_version().to_owned();
         let (reader, writer) = daemon.into_halves()?;
-        Ok(Upstream { reader, writer, nix_version, given_up: false })
+        Ok(Upstream { reader, writer, nix_version, given_up: false, faults: faults.clone() })
     }
 
     /// The daemon's version, for people.
@@ -44,6 +62,7 @@ impl Upstream {
     /// It is not in step any more.
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
+        self.faults.add();
     }
 
     /// Whether another connection is needed: between two requests a daemon has nothing to say.
