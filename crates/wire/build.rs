@@ -5,7 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files =
         ["common", "runs", "workers", "chunks"].map(|name| root.join(format!("fleet/v1/{name}.proto")));
     println!("cargo::rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(files.iter().filter(|f| f.exists()), [&root])?;
+    let descriptors = protox::compile(&files, [&root])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }
