@@ -100,6 +100,25 @@ fn the_base_is_built_as_that_commit_even_when_the_tree_is_dirty() {
 }
 
 #[test]
+fn two_commits_of_the_same_tree_are_two_sources() {
+    let daemon = NixDaemon::start_default();
+    let fleet = fleet_that_reads_itself(&daemon);
+    let base = fleet.repo.git(&["rev-parse", "HEAD"]);
+    fleet.repo.git(&["commit", "--quiet", "--allow-empty", "--message", "nothing"]);
+    let head = fleet.repo.git(&["rev-parse", "HEAD"]);
+    let flake = fleet.flake().display().to_string();
+    let outcome = Fleetctl::new(&daemon).args(["diff", &flake, "--base", "HEAD~1", "--json"]).run();
+    outcome.expect_code(0);
+    let host = outcome.json()["hosts"]["web"].clone();
+    for (side, rev) in [("before", base), ("after", head)] {
+        let by_nix = toplevel_by_nix(&daemon, &format!("git+file://{flake}?rev={rev}"));
+        assert_eq!(host[side]["toplevel"], by_nix, "{side}: {outcome}");
+    }
+    assert_eq!(host["changed"], true);
+    assert!(!outcome.stderr.contains("same tree"), "{outcome}");
+}
+
+#[test]
 fn a_dirty_tree_whose_flake_reads_dirty_rev_is_told_that_it_differs() {
     let daemon = NixDaemon::start_default();
     let top = r#"package "reads-dirty-rev" ''echo ${self.dirtyRev or "none"} > $out''"#;

@@ -108,7 +108,7 @@ fn pack(options: &RunOptions, location: &Location, spools: &Path) -> Result<Prep
     let base = options.base.as_deref();
     let mut before = base.map(|rev| source::pack_base(&options.flake, location, rev, spools)).transpose()?;
     let mut notes = std::mem::take(&mut after.notes);
-    if before.as_ref().is_some_and(|before| before.nar_hash() == after.nar_hash()) {
+    if before.as_ref().is_some_and(|before| before.is_same_source(&after)) {
         notes.insert(
             0,
             "both sides are the same tree, so nothing will differ: --base names an earlier commit".to_owned(),

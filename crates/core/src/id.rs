@@ -109,7 +109,7 @@ text!(
     Feature
 );
 
-/// SHA-256 of the NAR of a flake tree.
+/// Names a flake tree with the git facts that the flake sees: a digest of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub [u8; 32]);
 

@@ -8,6 +8,7 @@ use fleet_core::{
     WorkerId,
 };
 use fleet_core::{Epoch, EvalJobId, RealiseJobId};
+use prost::Message;
 use thiserror::Error;
 
 use crate::v1;
@@ -65,10 +66,14 @@ fn hosts(list: Vec<v1::Host>) -> Result<Vec<Host>, WireError> {
     list.into_iter().map(host).collect()
 }
 
-/// The name of a source.
+/// What names a source: its content and every fact that a flake can see. Two commits of one tree are two sources.
 pub fn source_id(source: &v1::Source) -> Result<SourceId, WireError> {
-    let bytes: &[u8] = &source.nar_hash;
-    bytes.try_into().map(SourceId).map_err(|_| WireError::Invalid("source.nar_hash"))
+    if source.nar_hash.len() != 32 {
+        return Err(WireError::Invalid("source.nar_hash"));
+    }
+    // How the tree travels is no part of what it is.
+    let identity = v1::Source { manifest: None, ..source.clone() };
+    Ok(SourceId(*blake3::hash(&identity.encode_to_vec()).as_bytes()))
 }
 
 /// A source with all that a worker needs of it.

@@ -86,6 +86,11 @@ impl PackedSource {
         self.spool.path()
     }
 
+    /// Whether a flake would see the same in both.
+    pub fn is_same_source(&self, other: &Self) -> bool {
+        self.nar_hash == other.nar_hash && self.facts == other.facts
+    }
+
     /// SHA-256 of the NAR.
     pub fn nar_hash(&self) -> &[u8; 32] {
         &self.nar_hash
