@@ -151,6 +151,7 @@ impl Derivations {
             timeout_s: limits.timeout_s,
             max_silent_s: limits.max_silent_s,
             max_log_bytes: limits.max_log_bytes,
+            max_output_bytes: 0,
         })
     }
 

@@ -268,7 +268,7 @@ impl Shell {
         for state in self.runs.values().filter(|state| state.live) {
             state.feed.push(v1::run_event::Event::Notice(v1::Notice { text: text.clone() }));
         }
-        self.apply(Event::WorkerLost { worker }, effects);
+        self.apply(Event::WorkerLost { worker, session: fleet_core::Session(worker.0) }, effects);
     }
 
     fn arm(&mut self, timer: Timer, at: Time) {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::event::{Failure, Timer};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Failure, StepLimits, Timer};
 use crate::id::{
-    DrvPath, Epoch, EvalJobId, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, Side, SourceId,
-    System, Target, Time, WorkerId,
+    DrvPath, Epoch, EvalJobId, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, Session, Side,
+    SourceId, System, Target, Time, WorkerId,
 };
 
 /// One thing to do. The shell makes all appends of a batch durable before it performs the others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Keep this fact.
     Append(Record),
@@ -22,7 +24,7 @@ pub enum Effect {
 }
 
 /// What must survive a restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A run began.
     RunSubmitted {
@@ -77,7 +79,7 @@ pub enum Record {
 }
 
 /// An order to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Evaluate.
     StartEval {
@@ -108,6 +110,22 @@ pub enum Command {
     CancelLease {
         /// Which.
         lease: LeaseId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Nothing new comes after what runs now.
+    Drain {
+        /// For people.
+        reason: Arc<str>,
+    },
+    /// New work may come again.
+    Resume,
+    /// The session is over: cut the stream.
+    EndSession {
+        /// Which.
+        session: Session,
+        /// What the worker is told.
+        end: SessionEnd,
     },
     /// Make a toplevel valid, root it, and describe its closure if asked.
     Realise {
@@ -124,8 +142,23 @@ pub enum Command {
     },
 }
 
+/// Why a session is cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEnd {
+    /// A newer session of the same worker took its place.
+    Replaced,
+    /// An older session of another instance is still open: come again later.
+    Contended,
+    /// Two instances use one identity.
+    Locked,
+    /// The worker was revoked.
+    Revoked,
+    /// There are as many workers as fit.
+    TooMany,
+}
+
 /// Whether the path infos of a closure are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Closure {
     /// For the diff stage.
     Wanted,
@@ -134,7 +167,7 @@ pub enum Closure {
 }
 
 /// What an eval job does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EvalTask {
     /// List hosts of these kinds.
     Discover(Vec<HostKind>),
@@ -143,16 +176,18 @@ pub enum EvalTask {
 }
 
 /// One step of a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasedStep {
     /// Its derivation.
     pub drv: DrvPath,
     /// From 1, over all workers.
     pub attempt: u32,
+    /// What it may take.
+    pub limits: StepLimits,
 }
 
 /// What watchers of a run see.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// Hosts of one side, after selection, in name order.
     HostsFound {
@@ -221,7 +256,7 @@ pub enum Notice {
 }
 
 /// How an attempt or a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StepStatus {
     /// Its outputs are valid.
     Built,
@@ -236,7 +271,7 @@ pub enum StepStatus {
 }
 
 /// How a target ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
     /// In one word.
     pub status: TargetStatus,
@@ -249,7 +284,7 @@ pub struct Settled {
 }
 
 /// How a target ended, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TargetStatus {
     /// Its toplevel was built for this run (or another's that shared the step).
     Built,
@@ -268,7 +303,7 @@ pub enum TargetStatus {
 }
 
 /// How far a run is. Every step counts once, in exactly one of built, cached, failed, cancelled, or none yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Distinct steps its targets want.
     pub wanted: u32,
@@ -289,7 +324,7 @@ pub struct Counts {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// In one word.
     pub outcome: Outcome,
@@ -306,7 +341,7 @@ pub struct Finished {
 }
 
 /// How a run ended, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Outcome {
     /// Every target has its toplevel.
     Succeeded,

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{
-    DrvPath, Epoch, EvalJobId, Feature, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, SourceId,
-    System, WorkerId,
+    DrvPath, Epoch, EvalJobId, Feature, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, Session,
+    SourceId, System, WorkerId,
 };
 
 /// Everything that can happen to a fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A client asks for a run; its sources are already in the chunk store.
     RunSubmitted {
@@ -22,17 +24,48 @@ pub enum Event {
         /// Unknown and finished runs are ignored.
         run: RunId,
     },
-    /// A worker opened its session.
+    /// The coordinator started: every session is gone, and so is every timer.
+    Restarted {
+        /// Everything granted from now on lies above this, and above all that was granted before.
+        epoch_floor: Epoch,
+    },
+    /// A worker opened a session.
     WorkerJoined {
-        /// Unused so far.
+        /// As [`Fleet::worker_named`](crate::Fleet::worker_named) says for its name.
         worker: WorkerId,
+        /// Unused so far.
+        session: Session,
         /// What it can do.
         hello: WorkerHello,
+        /// Leases it still works on, or has results of. Its other leases are lost.
+        holds: Vec<(LeaseId, Epoch)>,
     },
-    /// A worker's session ended; nothing further is heard from this id.
+    /// A worker says that it lives, and how it is. Not recorded.
+    WorkerHeard {
+        /// Unknown workers are ignored.
+        worker: WorkerId,
+        /// Sessions other than its present one are ignored.
+        session: Session,
+        /// How it is.
+        load: Load,
+    },
+    /// A worker's session ended. It may come back: its leases wait for a while.
     WorkerLost {
         /// Unknown workers are ignored.
         worker: WorkerId,
+        /// Sessions other than its present one are ignored.
+        session: Session,
+    },
+    /// An administrator decided about a worker.
+    WorkerOrdered {
+        /// As [`Fleet::worker_named`](crate::Fleet::worker_named) says for its name.
+        worker: WorkerId,
+        /// Its name.
+        name: Arc<str>,
+        /// What to do with it.
+        order: WorkerOrder,
+        /// For people.
+        reason: Arc<str>,
     },
     /// A worker reports on an eval job.
     EvalReported {
@@ -86,7 +119,7 @@ pub enum Event {
 }
 
 /// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRequest {
     /// The base, for a comparison.
     pub before: Option<SourceId>,
@@ -98,10 +131,37 @@ pub struct RunRequest {
     pub on_failure: OnFailure,
     /// How far to go.
     pub goal: Goal,
+    /// What to do with steps that failed for good in an earlier run.
+    pub earlier_failures: EarlierFailures,
+    /// What an attempt may take; of several runs that want a step, the most generous decides.
+    pub limits: StepLimits,
+}
+
+/// What to do with steps that failed for good in an earlier run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EarlierFailures {
+    /// They have failed.
+    #[default]
+    Believe,
+    /// They are built again.
+    Retry,
+}
+
+/// What one attempt of a step may take. None means the coordinator's own limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepLimits {
+    /// Wall time in seconds.
+    pub timeout_s: Option<u32>,
+    /// Seconds without output.
+    pub max_silent_s: Option<u32>,
+    /// Bytes of log.
+    pub max_log_bytes: Option<u64>,
+    /// NAR sizes of all outputs together, bytes.
+    pub max_output_bytes: Option<u64>,
 }
 
 /// Which hosts of a flake a run wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// Globs over names; none means all.
     pub hosts: Vec<Arc<str>>,
@@ -112,7 +172,7 @@ pub struct Selection {
 }
 
 /// What to do with the rest when one target fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnFailure {
     /// Finish everything else.
     KeepGoing,
@@ -121,7 +181,7 @@ pub enum OnFailure {
 }
 
 /// How far a run goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goal {
     /// Evaluate and say what would be built.
     Plan,
@@ -130,7 +190,7 @@ pub enum Goal {
 }
 
 /// What a worker can do, as granted by the coordinator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerHello {
     /// For people.
     pub name: Arc<str>,
@@ -142,10 +202,36 @@ pub struct WorkerHello {
     pub slots: u32,
     /// Eval jobs at a time; 0 for a worker that only builds.
     pub eval_slots: u32,
+    /// Features that a step must require to be built here.
+    pub mandatory_features: Vec<Feature>,
+    /// Of `systems`, those that are emulated: only for what fits nowhere else.
+    pub emulated: Vec<System>,
+    /// Changes with every start of the machine.
+    pub boot: Arc<str>,
+    /// Changes with every start of the program: two at once are two workers with one identity.
+    pub instance: Arc<str>,
+}
+
+/// How a worker is, as far as decisions need it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Why it should get nothing now; none when it is well.
+    pub unwell: Option<Arc<str>>,
+}
+
+/// What an administrator decides about a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerOrder {
+    /// No new work; what runs is finished.
+    Drain,
+    /// Ends drain, quarantine and lock.
+    Resume,
+    /// For ever: its session ends, its leases are void, it is never let in again.
+    Revoke,
 }
 
 /// What a worker says about an eval job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EvalReport {
     /// All hosts of the asked kinds; ends a discovery.
     Discovered(Vec<Host>),
@@ -168,7 +254,7 @@ pub enum EvalReport {
 }
 
 /// A target's toplevel and what it needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// Derivation of the toplevel.
     pub drv: DrvPath,
@@ -184,7 +270,7 @@ pub struct Evaluated {
 }
 
 /// A derivation to be built, as the core needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewStep {
     /// Its derivation.
     pub drv: DrvPath,
@@ -205,7 +291,7 @@ pub struct NewStep {
 }
 
 /// What a worker says about a leased step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepReport {
     /// The builder runs.
     Begun,
@@ -219,7 +305,7 @@ pub enum StepReport {
 }
 
 /// How one attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepOutcome {
     /// Outputs are valid on the worker: name and path of each.
     Built(Vec<(Arc<str>, OutputPath)>),
@@ -230,7 +316,7 @@ pub enum StepOutcome {
 }
 
 /// What may be done about a failed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailureClass {
     /// The builder failed: final.
     BuildFailed,
@@ -248,12 +334,22 @@ pub enum FailureClass {
     Placement,
     /// An input was not there: bounded retries.
     InputMissing,
+    /// The worker's disk is full: not the step's fault, and elsewhere there is room.
+    DiskFull,
+    /// The kernel killed the builder for want of memory: another worker may have more.
+    OutOfMemory,
+    /// Inputs or outputs could not be moved.
+    Transfer,
+    /// The Nix daemon went away.
+    DaemonGone,
+    /// Outputs are larger than the limit: final.
+    OutputTooBig,
     /// Stopped on request.
     Cancelled,
 }
 
 /// Why something ended without a result, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable code, lower snake case; proto/fleet/v1/common.proto lists them.
     pub code: FailureCode,
@@ -266,7 +362,7 @@ pub struct Failure {
 }
 
 /// Stable names of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it; common.proto explains the codes")]
 pub enum FailureCode {
     EvalFailed,
@@ -281,10 +377,16 @@ pub enum FailureCode {
     Infrastructure,
     NoSource,
     NoHosts,
+    WorkerLost,
+    DiskFull,
+    OutOfMemory,
+    Transfer,
+    DaemonGone,
+    OutputTooBig,
 }
 
 /// What can be waited for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Timer {
     /// A step may be tried again.
     RetryStep(DrvPath),
@@ -292,4 +394,8 @@ pub enum Timer {
     Unplaceable,
     /// A run has taken too long as a whole.
     RunDeadline(RunId),
+    /// A worker whose session ended has not come back.
+    WorkerAway(WorkerId, Session),
+    /// A quarantined worker may be tried with one step.
+    Canary(WorkerId),
 }

@@ -76,6 +76,15 @@ impl Fleet {
         }
     }
 
+    /// The id of the worker with this name: the one it has, or one that no other had.
+    pub fn worker_named(&self, name: &str) -> WorkerId {
+        let known = self.workers.iter().find(|(_, worker)| &*worker.name == name);
+        known.map_or_else(
+            || WorkerId(self.workers.keys().next_back().map_or(1, |last| last.0 + 1)),
+            |(id, _)| *id,
+        )
+    }
+
     /// Takes in what happened and answers what to do. The same events at the same times give the same
     /// effects. A time before the last one counts as the last one.
     pub fn apply(&mut self, now: Time, event: Event) -> Vec<Effect> {
@@ -84,8 +93,10 @@ impl Fleet {
         match event {
             Event::RunSubmitted { run, request } => self.run_submitted(run, request),
             Event::RunCancelled { run } => self.run_cancelled(run),
-            Event::WorkerJoined { worker, hello } => self.worker_joined(worker, &hello),
-            Event::WorkerLost { worker } => self.worker_lost(worker),
+            Event::Restarted { epoch_floor } => self.grants = self.grants.max(epoch_floor.0),
+            Event::WorkerJoined { worker, hello, .. } => self.worker_joined(worker, &hello),
+            Event::WorkerHeard { .. } | Event::WorkerOrdered { .. } => {}
+            Event::WorkerLost { worker, .. } => self.worker_lost(worker),
             Event::EvalReported { worker, job, epoch, report } => {
                 self.eval_reported(worker, job, epoch, report);
             }
@@ -105,6 +116,7 @@ impl Fleet {
             Timer::RetryStep(drv) => self.retry_step(&drv),
             Timer::Unplaceable => self.patience_ended(),
             Timer::RunDeadline(run) => self.run_overdue(run),
+            Timer::WorkerAway(..) | Timer::Canary(_) => {}
         }
     }
 

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
         pub struct $name(pub u64);
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,8 +24,12 @@ number!(
     RunId
 );
 number!(
-    /// One session of one worker; a reconnected worker has a new one.
+    /// One worker, across all its sessions: it follows from the name in its certificate.
     WorkerId
+);
+number!(
+    /// One connection of one worker.
+    Session
 );
 number!(
     /// Evaluate some targets, or discover hosts, on one worker.
@@ -61,7 +68,8 @@ impl Time {
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
         pub struct $name(pub Arc<str>);
         impl $name {
             /// The text itself.
@@ -110,11 +118,11 @@ text!(
 );
 
 /// Names a flake tree with the git facts that the flake sees: a digest of both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SourceId(pub [u8; 32]);
 
 /// Which tree a target belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// The base of an update.
     Before,
@@ -123,7 +131,7 @@ pub enum Side {
 }
 
 /// What kind of configuration a host is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum HostKind {
     /// `nixosConfigurations`
     Nixos,
@@ -134,7 +142,7 @@ pub enum HostKind {
 }
 
 /// One named configuration of a flake. Names are data: they may hold any character.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Host {
     /// Attribute name.
     pub name: Arc<str>,
@@ -143,7 +151,7 @@ pub struct Host {
 }
 
 /// Host × side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The configuration.
     pub host: Host,

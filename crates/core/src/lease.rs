@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::effect::{Command, LeasedStep, Notice, Record, StepStatus};
-use crate::event::{Failure, FailureClass, FailureCode, StepOutcome, StepReport, Timer};
+use crate::event::{Failure, FailureClass, FailureCode, StepLimits, StepOutcome, StepReport, Timer};
 use crate::fleet::Fleet;
 use crate::graph::{State, StepId};
 use crate::id::{DrvPath, Epoch, LeaseId, RunId, Time, WorkerId};
@@ -43,7 +43,7 @@ impl Fleet {
             }
             let drv = self.graph.drv(*id);
             self.append(Record::AttemptStarted { drv: drv.clone(), attempt, lease, epoch });
-            leased.push(LeasedStep { drv, attempt });
+            leased.push(LeasedStep { drv, attempt, limits: StepLimits::default() });
         }
         self.leases.insert(lease, Lease { worker, epoch, granted: self.now, steps: attempts });
         for id in steps {
@@ -237,7 +237,7 @@ impl Fleet {
         if lease.steps.is_empty()
             && let Some(lease) = self.end_lease(id)
         {
-            self.send(lease.worker, Command::CancelLease { lease: id });
+            self.send(lease.worker, Command::CancelLease { lease: id, epoch: lease.epoch });
         }
         self.record_end(step, attempt, StepStatus::Cancelled);
         self.tell_ended(step, &[run], StepStatus::Cancelled, end, None);

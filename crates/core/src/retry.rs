@@ -42,10 +42,17 @@ impl Tries {
             FailureClass::BuildFailed
             | FailureClass::TimedOut
             | FailureClass::LogLimit
-            | FailureClass::OutputRejected => Verdict::Final,
+            | FailureClass::OutputRejected
+            | FailureClass::OutputTooBig => Verdict::Final,
             FailureClass::Transient => count(&mut self.transient, config.transient_attempts, config),
             // A worker that stops on its own is no fault of the step, but must not stop for ever.
-            FailureClass::Infrastructure | FailureClass::InputMissing | FailureClass::Cancelled => {
+            FailureClass::Infrastructure
+            | FailureClass::InputMissing
+            | FailureClass::Cancelled
+            | FailureClass::DiskFull
+            | FailureClass::OutOfMemory
+            | FailureClass::Transfer
+            | FailureClass::DaemonGone => {
                 count(&mut self.infrastructure, config.infrastructure_attempts, config)
             }
             FailureClass::Placement => Verdict::Elsewhere,

@@ -100,11 +100,12 @@ impl Machine {
                 session.builds.insert(lease, Build { epoch, steps: steps.into(), begun: false });
                 Some(Work::Build(lease))
             }
-            Command::CancelLease { lease } => {
+            Command::CancelLease { lease, .. } => {
                 session.builds.remove(&lease);
                 None
             }
             Command::Realise { job, epoch, path, .. } => Some(Work::Realise(job, epoch, path)),
+            Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => None,
         }
     }
 

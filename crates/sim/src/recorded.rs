@@ -216,6 +216,7 @@ fn opening(slots: u32) -> [Event; 2] {
         features: vec!["big-parallel".into()],
         slots,
         eval_slots: 1,
+        ..WorkerHello::default()
     };
     let request = RunRequest {
         before: Some(SOURCES[0]),
@@ -223,8 +224,16 @@ fn opening(slots: u32) -> [Event; 2] {
         selection: Selection { hosts: Vec::new(), excludes: Vec::new(), kinds: vec![HostKind::Nixos] },
         on_failure: OnFailure::KeepGoing,
         goal: Goal::Build,
+        earlier_failures: fleet_core::EarlierFailures::default(),
+        limits: fleet_core::StepLimits::default(),
     };
-    [Event::WorkerJoined { worker: WorkerId(1), hello }, Event::RunSubmitted { run: RunId(1), request }]
+    let joined = Event::WorkerJoined {
+        worker: WorkerId(1),
+        session: fleet_core::Session(1),
+        hello,
+        holds: Vec::new(),
+    };
+    [joined, Event::RunSubmitted { run: RunId(1), request }]
 }
 
 struct Player<'a> {
@@ -261,7 +270,7 @@ impl Player<'_> {
             Command::Realise { job, epoch, .. } => {
                 vec![Event::Realised { worker, job, epoch, result: Ok(()) }]
             }
-            Command::CancelEval { .. } | Command::CancelLease { .. } => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{
-    Command, DrvPath, Effect, EvalReport, Event, Feature, Fleet, Goal, HostKind, OnFailure, RunId,
-    RunRequest, Selection, SourceId, System, Time, Timer, WorkerHello, WorkerId, invariant,
+    Command, DrvPath, EarlierFailures, Effect, EvalReport, Event, Feature, Fleet, Goal, HostKind, OnFailure,
+    RunId, RunRequest, Selection, Session, SourceId, StepLimits, System, Time, Timer, WorkerHello, WorkerId,
+    invariant,
 };
 
 use crate::machine::{Machine, Surroundings, Work};
@@ -164,6 +165,7 @@ impl Simulation {
             features,
             slots: slots(&mut self.random, u64::from(all)),
             eval_slots: slots(&mut self.random, u64::from(all)),
+            ..WorkerHello::default()
         }
     }
 
@@ -182,6 +184,8 @@ impl Simulation {
             },
             on_failure: if random.chance(200) { OnFailure::FailFast } else { OnFailure::KeepGoing },
             goal: if random.chance(120) { Goal::Plan } else { Goal::Build },
+            earlier_failures: EarlierFailures::default(),
+            limits: StepLimits::default(),
         };
         let at = self.random.below(HEALED_AT / 3);
         if self.random.chance(self.profile.cancel) {
@@ -315,7 +319,10 @@ impl Simulation {
         let worker = WorkerId(self.sessions);
         self.machines[machine].connect(worker);
         let hello = self.machines[machine].hello.clone();
-        self.schedule(self.now, Coming::Arrival(Event::WorkerJoined { worker, hello }));
+        self.schedule(
+            self.now,
+            Coming::Arrival(Event::WorkerJoined { worker, session: Session(1), hello, holds: Vec::new() }),
+        );
     }
 
     /// A session ends. Of its reports on the way, some are lost and some come when nobody counts on them.
@@ -347,7 +354,7 @@ impl Simulation {
                 self.schedule(late, coming);
             }
         }
-        self.schedule(noticed, Coming::Arrival(Event::WorkerLost { worker }));
+        self.schedule(noticed, Coming::Arrival(Event::WorkerLost { worker, session: Session(1) }));
         let back = self.now + self.random.below(10_000);
         self.schedule(back, Coming::Return(machine));
     }

@@ -139,10 +139,11 @@ impl Witness {
                     run.may_cancel = true;
                 }
             }
-            Event::WorkerJoined { worker, hello } => {
+            Event::Restarted { .. } | Event::WorkerHeard { .. } | Event::WorkerOrdered { .. } => {}
+            Event::WorkerJoined { worker, hello, .. } => {
                 self.workers.insert(*worker, hello.clone());
             }
-            Event::WorkerLost { worker } => {
+            Event::WorkerLost { worker, .. } => {
                 self.workers.remove(worker);
                 self.leases.retain(|_, lease| lease.worker != *worker);
                 self.evals.retain(|_, eval| eval.worker != *worker);

@@ -59,6 +59,11 @@ pub(crate) fn failure_of(class: FailureClass) -> Failure {
         FailureClass::LogLimit => FailureCode::LogLimit,
         FailureClass::OutputRejected => FailureCode::OutputRejected,
         FailureClass::Cancelled => FailureCode::Cancelled,
+        FailureClass::DiskFull => FailureCode::DiskFull,
+        FailureClass::OutOfMemory => FailureCode::OutOfMemory,
+        FailureClass::Transfer => FailureCode::Transfer,
+        FailureClass::DaemonGone => FailureCode::DaemonGone,
+        FailureClass::OutputTooBig => FailureCode::OutputTooBig,
         FailureClass::Infrastructure | FailureClass::Placement | FailureClass::InputMissing => {
             FailureCode::Infrastructure
         }

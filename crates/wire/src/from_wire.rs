@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fleet_core::{
-    Counts, DrvPath, EvalReport, Evaluated, Event, Failure, FailureClass, FailureCode, Goal, Host, HostKind,
-    LeaseId, OnFailure, OutputPath, RunRequest, Selection, SourceId, StepOutcome, StepReport, WorkerHello,
-    WorkerId,
+    Counts, DrvPath, EarlierFailures, EvalReport, Evaluated, Event, Failure, FailureClass, FailureCode, Goal,
+    Host, HostKind, LeaseId, OnFailure, OutputPath, RunRequest, Selection, SourceId, StepLimits, StepOutcome,
+    StepReport, WorkerHello, WorkerId,
 };
 use fleet_core::{Epoch, EvalJobId, RealiseJobId};
 use prost::Message;
@@ -119,7 +119,36 @@ pub fn run_request(request: &v1::SubmitRequest) -> Result<RunRequest, WireError>
         selection: Selection { hosts: globs(selection.hosts), excludes: globs(selection.excludes), kinds },
         on_failure: if request.fail_fast { OnFailure::FailFast } else { OnFailure::KeepGoing },
         goal: if request.dry_run { Goal::Plan } else { Goal::Build },
+        earlier_failures: if request.retry_failed {
+            EarlierFailures::Retry
+        } else {
+            EarlierFailures::Believe
+        },
+        limits: step_limits(request.limits.unwrap_or_default()),
     })
+}
+
+/// Zeros are limits that were not asked for.
+fn step_limits(limits: v1::StepLimits) -> StepLimits {
+    let seconds = |limit: u32| (limit > 0).then_some(limit);
+    let bytes = |limit: u64| (limit > 0).then_some(limit);
+    StepLimits {
+        timeout_s: seconds(limits.timeout_s),
+        max_silent_s: seconds(limits.max_silent_s),
+        max_log_bytes: bytes(limits.max_log_bytes),
+        max_output_bytes: bytes(limits.max_output_bytes),
+    }
+}
+
+fn check_words(hello: &v1::Hello) -> Result<(), WireError> {
+    let systems = hello.systems.len().max(hello.emulated_systems.len());
+    let features = hello.features.len().max(hello.mandatory_features.len());
+    let lists = [&hello.systems, &hello.emulated_systems, &hello.features, &hello.mandatory_features];
+    let mut words = lists.into_iter().flatten().chain([&hello.boot_id, &hello.instance_id]);
+    if systems > 64 || features > 256 || words.any(|word| word.len() > MAX_WORD) {
+        return Err(WireError::TooLarge("hello.systems"));
+    }
+    Ok(())
 }
 
 /// What a worker says it can do.
@@ -127,16 +156,17 @@ pub fn worker_hello(hello: v1::Hello) -> Result<WorkerHello, WireError> {
     if hello.name.is_empty() || hello.name.len() > MAX_NAME || hello.name.contains(char::is_control) {
         return Err(WireError::Invalid("hello.name"));
     }
-    let mut words = hello.systems.iter().chain(&hello.features);
-    if hello.systems.len() > 64 || hello.features.len() > 256 || words.any(|word| word.len() > MAX_WORD) {
-        return Err(WireError::TooLarge("hello.systems"));
-    }
+    check_words(&hello)?;
     Ok(WorkerHello {
         name: hello.name.into(),
         systems: hello.systems.into_iter().map(Into::into).collect(),
         features: hello.features.into_iter().map(Into::into).collect(),
         slots: hello.slots.min(4096),
         eval_slots: hello.eval_slots.min(1024),
+        mandatory_features: hello.mandatory_features.into_iter().map(Into::into).collect(),
+        emulated: hello.emulated_systems.into_iter().map(Into::into).collect(),
+        boot: hello.boot_id.into(),
+        instance: hello.instance_id.into(),
     })
 }
 
@@ -289,6 +319,11 @@ pub fn step_reported(
         v1::OutcomeClass::Infrastructure => failed(FailureClass::Infrastructure, FailureCode::Infrastructure),
         v1::OutcomeClass::Placement => failed(FailureClass::Placement, FailureCode::NoWorker),
         v1::OutcomeClass::InputMissing => failed(FailureClass::InputMissing, FailureCode::Infrastructure),
+        v1::OutcomeClass::DiskFull => failed(FailureClass::DiskFull, FailureCode::DiskFull),
+        v1::OutcomeClass::OutOfMemory => failed(FailureClass::OutOfMemory, FailureCode::OutOfMemory),
+        v1::OutcomeClass::Transfer => failed(FailureClass::Transfer, FailureCode::Transfer),
+        v1::OutcomeClass::DaemonGone => failed(FailureClass::DaemonGone, FailureCode::DaemonGone),
+        v1::OutcomeClass::OutputTooBig => failed(FailureClass::OutputTooBig, FailureCode::OutputTooBig),
         v1::OutcomeClass::Cancelled => failed(FailureClass::Cancelled, FailureCode::Cancelled),
         v1::OutcomeClass::Unspecified => return Err(WireError::Invalid("outcome")),
     };

@@ -9,7 +9,7 @@ use crate::v1;
 use crate::v1::run_event::Event;
 
 /// Names of failure codes on the wire.
-pub const FAILURE_CODES: [(FailureCode, &str); 12] = [
+pub const FAILURE_CODES: [(FailureCode, &str); 18] = [
     (FailureCode::EvalFailed, "eval_failed"),
     (FailureCode::EvalDied, "eval_died"),
     (FailureCode::BuildFailed, "build_failed"),
@@ -22,6 +22,12 @@ pub const FAILURE_CODES: [(FailureCode, &str); 12] = [
     (FailureCode::Infrastructure, "infrastructure"),
     (FailureCode::NoSource, "no_source"),
     (FailureCode::NoHosts, "no_hosts"),
+    (FailureCode::WorkerLost, "worker_lost"),
+    (FailureCode::DiskFull, "disk_full"),
+    (FailureCode::OutOfMemory, "out_of_memory"),
+    (FailureCode::Transfer, "transfer"),
+    (FailureCode::DaemonGone, "daemon_gone"),
+    (FailureCode::OutputTooBig, "output_too_big"),
 ];
 
 /// The name of a failure code.

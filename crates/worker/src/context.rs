@@ -44,15 +44,15 @@ pub(crate) struct Outbox(pub(crate) mpsc::Sender<v1::WorkerMessage>);
 impl Outbox {
     /// Sends; a closed session loses the message, as everything else of it.
     pub(crate) async fn send(&self, message: Message) {
-        let _ = self.0.send(v1::WorkerMessage { message: Some(message) }).await;
+        let _ = self.0.send(v1::WorkerMessage { sequence: 0, message: Some(message) }).await;
     }
 
     /// Sends if there is room.
     pub(crate) fn try_send(&self, message: Message) -> Result<(), Box<Message>> {
-        self.0.try_send(v1::WorkerMessage { message: Some(message) }).map_err(|error| {
+        self.0.try_send(v1::WorkerMessage { sequence: 0, message: Some(message) }).map_err(|error| {
             let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
                 error;
-            Box::new(message.message.unwrap_or(Message::Heartbeat(v1::Heartbeat {})))
+            Box::new(message.message.unwrap_or(Message::Heartbeat(v1::Heartbeat::default())))
         })
     }
 }

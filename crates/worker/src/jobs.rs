@@ -49,7 +49,7 @@ impl Jobs {
             }
             Some(FromCoordinator::CancelEval(job)) => self.cancel(JobId::Eval(job.job)),
             Some(FromCoordinator::CancelLease(lease)) => self.cancel(JobId::Lease(lease.lease)),
-            Some(FromCoordinator::Shutdown(_) | FromCoordinator::Welcome(_)) | None => {}
+            Some(_) | None => {}
         }
     }
 

@@ -122,6 +122,7 @@ impl Worker {
             trusted: self.trusted,
             fleet_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: format!("{}-{}", self.config.name, std::process::id()),
+            ..v1::Hello::default()
         }
     }
 
@@ -164,7 +165,7 @@ impl Session {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 // What stands in a full queue is a sign of life as well.
-                _ = heartbeat.tick() => drop(context.outbox.try_send(Message::Heartbeat(v1::Heartbeat {}))),
+                _ = heartbeat.tick() => drop(context.outbox.try_send(Message::Heartbeat(v1::Heartbeat::default()))),
                 () = jobs.reap() => {}
                 received = inbound.message() => match received {
                     Ok(Some(v1::CoordinatorMessage { message: Some(FromCoordinator::Shutdown(_)) })) => {

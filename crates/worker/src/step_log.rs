@@ -104,6 +104,7 @@ impl StepLog {
             epoch: self.epoch,
             drv: self.drv.clone(),
             data,
+            offset: 0,
         })
     }
 }

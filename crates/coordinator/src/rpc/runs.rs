@@ -49,6 +49,22 @@ impl v1::runs_server::Runs for RunsService {
         Ok(Response::new(v1::CancelReply {}))
     }
 
+    async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn show(&self, _: Request<v1::ShowRunRequest>) -> Result<Response<v1::RunDetail>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn why(&self, _: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     type EventsStream = Streamed<v1::RunEvent>;
 
     async fn events(
@@ -180,7 +196,7 @@ async fn send_log(
             return Ok(());
         }
         let (drv, attempt) = first.take().unwrap_or_default();
-        let chunk = v1::LogChunk { drv, attempt, offset, data: data.into() };
+        let chunk = v1::LogChunk { drv, attempt, offset, data: data.into(), skipped: 0 };
         offset += read as u64;
         if sender.send(Ok(chunk)).await.is_err() || read == 0 {
             return Ok(());

@@ -40,7 +40,7 @@ impl v1::workers_server::Workers for WorkersService {
         let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
-        let Some(v1::WorkerMessage { message: Some(FromWorker::Hello(hello)) }) = hello else {
+        let Some(v1::WorkerMessage { message: Some(FromWorker::Hello(hello)), .. }) = hello else {
             return Err(Status::failed_precondition("the first message of a session is a hello"));
         };
         let (commands, outbox) = mpsc::channel(OUTBOUND);
@@ -49,7 +49,7 @@ impl v1::workers_server::Workers for WorkersService {
         self.shell.send(join).await.map_err(|_| status::stopping())?;
         let (worker, epoch) = answer.await.map_err(|_| status::stopping())??;
         // The queue is empty: the welcome always fits, though commands may already stand before it.
-        let _ = commands.try_send(ToWorker::Welcome(v1::Welcome { epoch }));
+        let _ = commands.try_send(ToWorker::Welcome(v1::Welcome { epoch, ..v1::Welcome::default() }));
         let (end, ended) = oneshot::channel();
         let shell = self.shell.clone();
         tokio::spawn(async move {

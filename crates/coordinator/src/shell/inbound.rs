@@ -73,7 +73,8 @@ impl Shell {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
         self.workers.insert(worker, Session { name: hello.name.to_string(), outbound });
-        self.apply(Event::WorkerJoined { worker, hello }, effects);
+        let session = fleet_core::Session(worker.0);
+        self.apply(Event::WorkerJoined { worker, session, hello, holds: Vec::new() }, effects);
         Ok((worker, Self::epoch_of(worker).0))
     }
 

@@ -21,7 +21,12 @@ impl Shell {
             }),
             Command::CancelEval { job } => ToWorker::CancelEval(v1::CancelEval { job: job.0 }),
             Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, caused),
-            Command::CancelLease { lease } => ToWorker::CancelLease(v1::CancelLease { lease: lease.0 }),
+            Command::CancelLease { lease, epoch } => {
+                ToWorker::CancelLease(v1::CancelLease { lease: lease.0, epoch: epoch.0 })
+            }
+            Command::Drain { reason } => ToWorker::Drain(v1::Drain { reason: reason.to_string() }),
+            Command::Resume => ToWorker::Resume(v1::Resume {}),
+            Command::EndSession { .. } => ToWorker::Shutdown(v1::Shutdown {}),
             Command::Realise { job, epoch, path, run, closure } => {
                 self.realises.insert(job, Realising { run, worker, epoch });
                 ToWorker::Realise(v1::Realise {

@@ -68,7 +68,7 @@ impl Stage {
                 Effect::Send(worker, Command::Realise { job, epoch, path, .. }) => {
                     self.realises.insert(job, (worker, epoch, path.to_string()));
                 }
-                Effect::Send(_, Command::CancelLease { lease }) => {
+                Effect::Send(_, Command::CancelLease { lease, .. }) => {
                     self.cancelled.insert(lease);
                 }
                 Effect::Arm(timer, at) => self.timers.push((timer, at)),
@@ -97,8 +97,9 @@ impl Stage {
             features: features.iter().map(|feature| (*feature).into()).collect(),
             slots,
             eval_slots,
+            ..WorkerHello::default()
         };
-        self.apply(Event::WorkerJoined { worker, hello });
+        self.apply(Event::WorkerJoined { worker, session: Session(1), hello, holds: Vec::new() });
     }
 
     fn submit(&mut self, run: RunId, request: RunRequest) {
@@ -184,7 +185,7 @@ impl Stage {
         self.leases.retain(|_, (holder, ..)| *holder != worker);
         self.evals.retain(|_, (holder, ..)| *holder != worker);
         self.realises.retain(|_, (holder, ..)| *holder != worker);
-        self.apply(Event::WorkerLost { worker });
+        self.apply(Event::WorkerLost { worker, session: Session(1) });
     }
 
     /// Fires all timers that are armed, at their time, but for the deadlines of runs.
@@ -258,6 +259,8 @@ fn build(before: Option<SourceId>) -> RunRequest {
         selection: Selection { hosts: Vec::new(), excludes: Vec::new(), kinds: vec![HostKind::Nixos] },
         on_failure: OnFailure::KeepGoing,
         goal: Goal::Build,
+        earlier_failures: EarlierFailures::default(),
+        limits: StepLimits::default(),
     }
 }
 

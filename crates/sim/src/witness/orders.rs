@@ -56,10 +56,11 @@ impl Witness {
             Command::StartLease { lease, epoch, steps } => {
                 self.start_lease(scene, worker, &hello, *lease, *epoch, steps)
             }
-            Command::CancelLease { lease } => {
+            Command::CancelLease { lease, .. } => {
                 let held = self.leases.remove(lease).is_some_and(|lease| lease.worker == worker);
                 hold(held, "only a running lease is cancelled", || lease.to_string())
             }
+            Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => Ok(()),
             Command::Realise { job, epoch, path, run, .. } => {
                 self.fresh(*epoch)?;
                 let nodes = 0..scene.world.nodes.len();
@@ -85,7 +86,7 @@ impl Witness {
         self.fresh(epoch)?;
         self.leases_sent += 1;
         let mut contents = std::collections::BTreeSet::new();
-        for LeasedStep { drv, attempt } in steps {
+        for LeasedStep { drv, attempt, .. } in steps {
             let content = content(scene, drv)?;
             let node = &scene.world.nodes[scene.world.node_of(drv).unwrap_or(content)];
             let shared = scene.world.nodes.iter().filter(|other| other.content == content).count() > 1;

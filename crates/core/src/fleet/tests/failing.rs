@@ -229,8 +229,10 @@ fn a_deep_chain_fails_without_recursion() {
         features: Vec::new(),
         slots: 1,
         eval_slots: 1,
+        ..WorkerHello::default()
     };
-    apply(&mut fleet, Event::WorkerJoined { worker: WORKER, hello });
+    let joined = Event::WorkerJoined { worker: WORKER, session: Session(1), hello, holds: Vec::new() };
+    apply(&mut fleet, joined);
     let command = apply(&mut fleet, Event::RunSubmitted { run: RUN, request: build(None) });
     let Some(Command::StartEval { job, epoch, .. }) = command else { panic!("a discovery comes first") };
     let report = EvalReport::Discovered(vec![host("web")]);
