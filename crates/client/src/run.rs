@@ -172,6 +172,8 @@ async fn submit(
         selection: Some(options.selection.clone()),
         fail_fast: options.fail_fast,
         dry_run: options.dry_run,
+        retry_failed: false,
+        limits: None,
     };
     Ok(client.submit(request).await.map_err(refused)?.into_inner().run)
 }

@@ -28,6 +28,7 @@ pub async fn execute(global: &GlobalArgs, args: &LogsArgs) -> Result<Exit, CliEr
         selector: selector(&args.selector).to_owned(),
         attempt: args.attempt.unwrap_or(0),
         offset: 0,
+        follow: false,
     };
     let mut client =
         RunsClient::new(embedded.channel.clone()).max_decoding_message_size(fleet_wire::MAX_MESSAGE);

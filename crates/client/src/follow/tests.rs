@@ -28,6 +28,22 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Runs for Flaky {
+    async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
+        Err(Status::unimplemented("only events are asked for here"))
+    }
+
+    async fn show(&self, _: Request<v1::ShowRunRequest>) -> Result<Response<v1::RunDetail>, Status> {
+        Err(Status::unimplemented("only events are asked for here"))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Err(Status::unimplemented("only events are asked for here"))
+    }
+
+    async fn why(&self, _: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
+        Err(Status::unimplemented("only events are asked for here"))
+    }
+
     type EventsStream = Streamed<v1::RunEvent>;
     type LogsStream = Streamed<v1::LogChunk>;
 

@@ -99,7 +99,7 @@ impl Stage {
             eval_slots,
             ..WorkerHello::default()
         };
-        self.apply(Event::WorkerJoined { worker, session: Session(1), hello, holds: Vec::new() });
+        self.apply(Event::WorkerJoined { worker, session: crate::id::Session(1), hello, holds: Vec::new() });
     }
 
     fn submit(&mut self, run: RunId, request: RunRequest) {
@@ -185,7 +185,7 @@ impl Stage {
         self.leases.retain(|_, (holder, ..)| *holder != worker);
         self.evals.retain(|_, (holder, ..)| *holder != worker);
         self.realises.retain(|_, (holder, ..)| *holder != worker);
-        self.apply(Event::WorkerLost { worker, session: Session(1) });
+        self.apply(Event::WorkerLost { worker, session: crate::id::Session(1) });
     }
 
     /// Fires all timers that are armed, at their time, but for the deadlines of runs.

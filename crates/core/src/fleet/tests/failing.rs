@@ -231,7 +231,8 @@ fn a_deep_chain_fails_without_recursion() {
         eval_slots: 1,
         ..WorkerHello::default()
     };
-    let joined = Event::WorkerJoined { worker: WORKER, session: Session(1), hello, holds: Vec::new() };
+    let joined =
+        Event::WorkerJoined { worker: WORKER, session: crate::id::Session(1), hello, holds: Vec::new() };
     apply(&mut fleet, joined);
     let command = apply(&mut fleet, Event::RunSubmitted { run: RUN, request: build(None) });
     let Some(Command::StartEval { job, epoch, .. }) = command else { panic!("a discovery comes first") };
