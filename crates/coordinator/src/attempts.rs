@@ -99,7 +99,11 @@ mod tests {
     use super::*;
 
     fn logged(epoch: u64, data: &[u8]) -> v1::StepLogged {
-        v1::StepLogged { lease: 1, epoch, drv: "a.drv".into(), data: data.to_vec().into() }
+        v1::StepLogged { lease: 1, epoch, drv: "a.drv".into(), data: data.to_vec().into(), offset: 0 }
+    }
+
+    fn step(drv: &DrvPath, attempt: u32) -> LeasedStep {
+        LeasedStep { drv: drv.clone(), attempt, limits: fleet_core::StepLimits::default() }
     }
 
     #[tokio::test]
@@ -108,7 +112,7 @@ mod tests {
         let mut attempts = Attempts::new(LogWriter::open(directory.path().to_owned()).expect("opens"));
         let (worker, drv) = (WorkerId(1), DrvPath::from("a.drv"));
         assert_eq!(attempts.append(worker, &logged(1, b"before its lease\n")), None);
-        attempts.begin(worker, LeaseId(1), Epoch(1), &LeasedStep { drv: drv.clone(), attempt: 2 });
+        attempts.begin(worker, LeaseId(1), Epoch(1), &step(&drv, 2));
         for _ in 0..64 {
             assert_eq!(attempts.append(worker, &logged(1, &[b'x'; 1024])), Some(2));
         }
@@ -130,7 +134,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut attempts = Attempts::new(LogWriter::open(directory.path().to_owned()).expect("opens"));
         let drv = DrvPath::from("a.drv");
-        attempts.begin(WorkerId(1), LeaseId(1), Epoch(1), &LeasedStep { drv, attempt: 1 });
+        attempts.begin(WorkerId(1), LeaseId(1), Epoch(1), &step(&drv, 1));
         let phased = v1::StepPhased { lease: 1, drv: "a.drv".into(), phase: "buildPhase".into() };
         let shown = (0..1000).filter(|_| attempts.phase(WorkerId(1), &phased)).count();
         assert_eq!(shown, MAX_PHASES as usize);

@@ -16,7 +16,7 @@ use tonic::Code;
 #[tokio::test]
 async fn a_session_has_one_hello_and_begins_with_it() {
     let served = serve();
-    let heartbeat = Message::Heartbeat(v1::Heartbeat {});
+    let heartbeat = Message::Heartbeat(v1::Heartbeat::default());
     let refused = ScriptedWorker::open(&served.channel, heartbeat).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;

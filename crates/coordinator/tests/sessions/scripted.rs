@@ -70,7 +70,7 @@ impl ScriptedWorker {
     /// A session that begins with any message.
     pub(crate) async fn open(channel: &Channel, first: Message) -> Result<Self, Status> {
         let (outbox, messages) = mpsc::channel(64);
-        let first = v1::WorkerMessage { message: Some(first) };
+        let first = v1::WorkerMessage { message: Some(first), sequence: 0 };
         outbox.send(first).await.expect("there is room");
         let mut client = v1::workers_client::WorkersClient::new(channel.clone());
         let inbound = within(client.session(ReceiverStream::new(messages))).await?.into_inner();
@@ -79,7 +79,7 @@ impl ScriptedWorker {
 
     pub(crate) async fn say(&self, message: Message) {
         // A session that has ended is seen by what is heard.
-        let _ = within(self.outbox.send(v1::WorkerMessage { message: Some(message) })).await;
+        let _ = within(self.outbox.send(v1::WorkerMessage { message: Some(message), sequence: 0 })).await;
     }
 
     pub(crate) async fn hear(&mut self) -> FromCoordinator {
@@ -162,7 +162,7 @@ impl ScriptedWorker {
     pub(crate) async fn log(&self, lease: &v1::Lease, data: &[u8]) {
         let drv = lease.steps[0].drv.clone();
         let (lease, epoch, data) = (lease.lease, lease.epoch, data.to_vec().into());
-        self.say(Message::StepLogged(v1::StepLogged { lease, epoch, drv, data })).await;
+        self.say(Message::StepLogged(v1::StepLogged { lease, epoch, drv, data, offset: 0 })).await;
     }
 
     pub(crate) async fn report(&self, lease: &v1::Lease, outcome: v1::OutcomeClass, step: &Step) {
@@ -316,7 +316,13 @@ pub(crate) fn failures(events: &[v1::RunEvent]) -> Vec<&v1::Failure> {
 }
 
 pub(crate) async fn logs(channel: &Channel, run: &str, selector: &str, attempt: u32) -> Result<Log, Status> {
-    let request = v1::LogsRequest { run: run.to_owned(), selector: selector.to_owned(), attempt, offset: 0 };
+    let request = v1::LogsRequest {
+        run: run.to_owned(),
+        selector: selector.to_owned(),
+        attempt,
+        offset: 0,
+        follow: false,
+    };
     let mut client = v1::runs_client::RunsClient::new(channel.clone());
     let mut chunks = within(client.logs(request)).await?.into_inner();
     let mut log = Log::default();
