@@ -45,6 +45,29 @@ impl Graph {
         node
     }
 
+    /// Makes a node one of another system than the machine's.
+    pub fn build_on(&mut self, node: Node, system: &str) {
+        self.nodes[node.0]["system"] = json!(system);
+    }
+
+    /// Spreads all nodes over these systems in turn, so that inputs come from other systems than their users.
+    #[must_use]
+    pub fn spread_over(mut self, systems: &[&str]) -> Graph {
+        for (number, node) in self.nodes.iter_mut().enumerate() {
+            node["system"] = json!(systems[number % systems.len()]);
+        }
+        self
+    }
+
+    /// How long each builder waits, milliseconds.
+    #[must_use]
+    pub fn each_taking(mut self, cost_ms: u32) -> Graph {
+        for node in &mut self.nodes {
+            node["cost_ms"] = json!(cost_ms);
+        }
+        self
+    }
+
     /// A fixed-output derivation.
     pub fn source(&mut self, name: &str) -> Node {
         self.push(

@@ -2,10 +2,12 @@
 //!
 //! Holds no test. Everything panics with a sentence when a test cannot be set up.
 
+mod farm;
 mod flake;
 mod graph;
 mod program;
 
+pub use farm::{Farm, FarmOptions, FarmWorker, PATIENCE};
 pub use flake::HandMadeFleet;
 pub use graph::{Graph, Node, ReplayedFleet};
 pub use program::{Fleetctl, Outcome, Running, fleetctl_binary};

@@ -54,6 +54,24 @@ impl Fleetctl {
         Fleetctl { command }
     }
 
+    /// fleetctl as a client of a coordinator, without any Nix.
+    pub fn remote(coordinator: &str, scratch: &Path) -> Fleetctl {
+        let mut command = Command::new(fleetctl_binary());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", scratch)
+            .env("TMPDIR", scratch)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("LC_ALL", "C.UTF-8")
+            .env("FLEET_COORDINATOR", coordinator)
+            .env("FLEET_STATE_DIR", scratch.join("state"))
+            .env("FLEET_CACHE_DIR", scratch.join("cache"))
+            .current_dir(scratch)
+            .stdin(Stdio::null());
+        Fleetctl { command }
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, arguments: I) -> Self {
@@ -81,28 +99,32 @@ impl Fleetctl {
     }
 
     /// Starts it and lets it run.
-    pub fn start(mut self) -> Running {
-        let mut child = self
-            .command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{:?} does not start: {error}", self.command));
-        let pid = child.id();
-        let said = Lines::new();
-        let mut out = child.stdout.take().expect("stdout is a pipe");
-        let err = child.stderr.take().expect("stderr is a pipe");
-        let stdout = thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = out.read_to_end(&mut bytes);
-            bytes
-        });
-        let stderr = thread::spawn({
-            let said = said.clone();
-            move || read_and_measure(err, &said, pid)
-        });
-        Running { child, stdout: Some(stdout), stderr: Some(stderr), said }
+    pub fn start(self) -> Running {
+        start(self.command)
     }
+}
+
+/// Starts a program, reading all that it says.
+pub(crate) fn start(mut command: Command) -> Running {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    let pid = child.id();
+    let said = Lines::new();
+    let mut out = child.stdout.take().expect("stdout is a pipe");
+    let err = child.stderr.take().expect("stderr is a pipe");
+    let stdout = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = out.read_to_end(&mut bytes);
+        bytes
+    });
+    let stderr = thread::spawn({
+        let said = said.clone();
+        move || read_and_measure(err, &said, pid)
+    });
+    Running { child, stdout: Some(stdout), stderr: Some(stderr), said }
 }
 
 impl Running {
@@ -190,15 +212,17 @@ impl std::fmt::Display for Outcome {
 
 /// The program under test: `FLEET_TEST_FLEETCTL`, else the one built beside the tests.
 pub fn fleetctl_binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("FLEET_TEST_FLEETCTL") {
-        return PathBuf::from(path);
-    }
+    std::env::var_os("FLEET_TEST_FLEETCTL").map_or_else(|| binary("fleetctl"), PathBuf::from)
+}
+
+/// A program built beside the tests.
+pub(crate) fn binary(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("a test has a path");
     let profile = tests.parent().and_then(Path::parent).expect("tests stand in TARGET/PROFILE/deps");
-    let binary = profile.join("fleetctl");
+    let binary = profile.join(name);
     assert!(
         binary.is_file(),
-        "no {}: run scripts/test, or cargo build -p fleet-client first",
+        "no {}: run scripts/test, or cargo build -p fleet-client -p fleet-coordinator -p fleet-worker first",
         binary.display()
     );
     binary

@@ -6,6 +6,7 @@
 
 mod cache;
 mod daemon;
+mod fault_proxy;
 mod git;
 mod installation;
 mod journal;
@@ -15,6 +16,7 @@ mod process;
 
 pub use cache::BinaryCache;
 pub use daemon::NixDaemon;
+pub use fault_proxy::{Direction, FaultProxy};
 pub use git::GitRepo;
 pub use installation::{NixInstallation, short_temp_dir};
 pub use journal::Journal;

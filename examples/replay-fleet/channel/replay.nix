@@ -11,8 +11,8 @@ let
     derivation (
       {
         inherit (node) name outputs;
-        # Recorded for one system, replayed on whichever there is.
-        inherit (settings) system;
+        # Recorded for one system, replayed on whichever there is, unless the node says where it belongs.
+        system = node.system or settings.system;
         builder = "/bin/sh";
         wait = waitOf node;
         kept = inputs true node;

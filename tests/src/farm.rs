@@ -1,0 +1,266 @@
+//! A whole installation on one machine: a coordinator process, worker processes enrolled over TLS, each with a Nix
+//! daemon and a store of its own, and fleetctl as their client.
+//!
+//! Owns the processes and their directories; dropping it ends and removes all of them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use fleet_testkit::{DaemonOptions, NixDaemon, Signal, short_temp_dir};
+use tempfile::TempDir;
+
+use crate::program::{Fleetctl, Running, binary, start};
+
+/// How long a program may take to say what is waited for.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a farm's coordinator and workers are told beyond their places.
+#[derive(Clone, Debug, Default)]
+pub struct FarmOptions {
+    /// Further lines of coordinator.toml.
+    pub coordinator: String,
+    /// Further lines of every worker.toml.
+    pub worker: String,
+}
+
+/// The installation.
+#[derive(Debug)]
+pub struct Farm {
+    directory: TempDir,
+    options: FarmOptions,
+    port: u16,
+    coordinator: Option<Running>,
+    workers: BTreeMap<String, FarmWorker>,
+    starts: u32,
+}
+
+/// One worker and its daemon.
+#[derive(Debug)]
+pub struct FarmWorker {
+    /// Its Nix.
+    pub daemon: NixDaemon,
+    program: Option<Running>,
+    state: PathBuf,
+    url: String,
+}
+
+impl Farm {
+    /// Starts a coordinator.
+    pub fn start(options: FarmOptions) -> Farm {
+        let mut farm = Farm {
+            directory: short_temp_dir(),
+            options,
+            port: free_port(),
+            coordinator: None,
+            workers: BTreeMap::new(),
+            starts: 0,
+        };
+        farm.write_configuration();
+        farm.start_coordinator();
+        farm
+    }
+
+    /// Where its state lives.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// The socket for clients of this machine.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("sock")
+    }
+
+    /// The TCP port that workers connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address that workers connect to, unless they are told another.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// A directory for the test's own files.
+    pub fn scratch(&self) -> PathBuf {
+        let scratch = self.directory.path().join("scratch");
+        fs::create_dir_all(&scratch).expect("a scratch directory");
+        scratch
+    }
+
+    fn write_configuration(&self) {
+        let text = format!(
+            "state_dir = \"{}\"\nsocket = \"{}\"\nlisten = \"127.0.0.1:{}\"\n{}\n",
+            self.state().display(),
+            self.socket().display(),
+            self.port,
+            self.options.coordinator
+        );
+        fs::write(self.configuration(), text).expect("coordinator.toml is written");
+    }
+
+    /// Its coordinator.toml.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join("coordinator.toml")
+    }
+
+    /// Starts the coordinator on the state that is there, and waits until it listens.
+    pub fn start_coordinator(&mut self) {
+        self.starts += 1;
+        let running =
+            start(self.coordinator_command(["--config".as_ref(), self.configuration().as_os_str()]));
+        running.wait_until_it_says("listening", PATIENCE);
+        self.coordinator = Some(running);
+    }
+
+    /// A command line of fleet-coordinator.
+    pub fn coordinator_command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = program("fleet-coordinator", self.directory.path());
+        command.args(arguments);
+        command
+    }
+
+    /// The coordinator that runs.
+    pub fn coordinator(&self) -> &Running {
+        self.coordinator.as_ref().expect("the coordinator runs")
+    }
+
+    /// Ends the coordinator with a signal and waits for its end.
+    pub fn end_coordinator(&mut self, signal: Signal) {
+        let running = self.coordinator.take().expect("the coordinator runs");
+        running.signal(signal);
+        assert!(running.ends_within(PATIENCE), "the coordinator does not end");
+        running.finish();
+    }
+
+    /// Enrols and starts a worker with a daemon of its own that builds for `systems` besides the machine's own.
+    pub fn add_worker(&mut self, name: &str, slots: u32, options: &DaemonOptions) {
+        let url = self.url();
+        self.add_worker_at(name, slots, options, &url);
+    }
+
+    /// The same, at another address: such as a proxy's.
+    pub fn add_worker_at(&mut self, name: &str, slots: u32, options: &DaemonOptions, url: &str) {
+        let daemon = NixDaemon::start(options);
+        let state = self.directory.path().join(name);
+        fs::create_dir_all(&state).expect("a state directory");
+        let configuration = format!(
+            "state_dir = \"{}\"\nstore = \"{}\"\nslots = {slots}\nnix = \"{}\"\ncoordinator = \"{url}\"\n{}\n",
+            state.display(),
+            daemon.store_uri(),
+            daemon.nix_bin().display(),
+            self.options.worker
+        );
+        fs::write(state.join("worker.toml"), configuration).expect("worker.toml is written");
+        self.enrol(name, &state, &daemon);
+        let worker = FarmWorker { daemon, program: None, state, url: url.to_owned() };
+        self.workers.insert(name.to_owned(), worker);
+        self.start_worker(name);
+    }
+
+    fn enrol(&self, name: &str, state: &Path, daemon: &NixDaemon) {
+        let token = self.fleetctl().args(["worker", "token", "--name", name]).run();
+        token.expect_code(0);
+        let file = state.join("token");
+        fs::write(&file, token.stdout.trim()).expect("the token is written");
+        let mut enroll = program("fleet-worker", self.directory.path());
+        daemon.configure(&mut enroll);
+        enroll.arg("--config").arg(state.join("worker.toml")).arg("enroll").arg("--token-file").arg(&file);
+        // At the coordinator itself, whatever the worker connects to later.
+        enroll.arg("--coordinator").arg(self.url());
+        start(enroll).finish().expect_code(0);
+    }
+
+    /// Starts an enrolled worker and waits until it has its session.
+    pub fn start_worker(&mut self, name: &str) {
+        let worker = &self.workers[name];
+        let mut command = program("fleet-worker", self.directory.path());
+        worker.daemon.configure(&mut command);
+        command.arg("--config").arg(worker.state.join("worker.toml")).arg("run");
+        let running = start(command);
+        running.wait_until_it_says("session", PATIENCE);
+        self.workers.get_mut(name).expect("the worker is known").program = Some(running);
+    }
+
+    /// A worker.
+    pub fn worker(&self, name: &str) -> &FarmWorker {
+        &self.workers[name]
+    }
+
+    /// Ends a worker's program with a signal and waits for its end; its daemon stays.
+    pub fn end_worker(&mut self, name: &str, signal: Signal) {
+        let worker = self.workers.get_mut(name).expect("the worker is known");
+        let running = worker.program.take().expect("the worker runs");
+        running.signal(signal);
+        assert!(running.ends_within(PATIENCE), "the worker does not end");
+        running.finish();
+    }
+
+    /// Ends a worker's program and its daemon, and forgets both: the machine is gone.
+    pub fn lose_machine(&mut self, name: &str) -> Vec<String> {
+        let worker = self.workers.remove(name).expect("the worker is known");
+        worker.daemon.journal().lines()
+    }
+
+    /// fleetctl as a client of this coordinator over its socket.
+    pub fn fleetctl(&self) -> Fleetctl {
+        Fleetctl::remote(&format!("unix://{}", self.socket().display()), &self.scratch())
+    }
+
+    /// What builders wrote to the journals of all daemons that are there, by worker.
+    pub fn built(&self) -> BTreeMap<String, Vec<String>> {
+        let lines = |worker: &FarmWorker| worker.daemon.journal().lines();
+        self.workers.iter().map(|(name, worker)| (name.clone(), lines(worker))).collect()
+    }
+
+    /// Panics when two builders, wherever they ran, built the same output.
+    #[track_caller]
+    pub fn expect_nothing_built_twice(&self) {
+        let mut seen = std::collections::BTreeSet::new();
+        for (worker, lines) in self.built() {
+            for line in lines {
+                assert!(seen.insert(line.clone()), "built twice, the second time on {worker}: {line}");
+            }
+        }
+    }
+}
+
+impl FarmWorker {
+    /// The program; panics when it was ended.
+    pub fn program(&self) -> &Running {
+        self.program.as_ref().expect("the worker runs")
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Where it connects to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// A program built beside the tests, with nothing of ours in its environment.
+fn program(name: &str, directory: &Path) -> Command {
+    let mut command = Command::new(binary(name));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory)
+        .env("TMPDIR", directory)
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir(directory);
+    command
+}
+
+/// A port that nobody listens on at the moment.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
