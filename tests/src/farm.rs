@@ -137,15 +137,24 @@ impl Farm {
         running.finish();
     }
 
-    /// Enrols and starts a worker with a daemon of its own that builds for `systems` besides the machine's own.
-    pub fn add_worker(&mut self, name: &str, slots: u32, options: &DaemonOptions) {
+    /// Enrols and starts a worker with a daemon of its own. It is granted these systems; its daemon, which runs any
+    /// shell script, claims them all.
+    pub fn add_worker(&mut self, name: &str, systems: &[&str], slots: u32) {
         let url = self.url();
-        self.add_worker_at(name, slots, options, &url);
+        self.add_worker_at(name, systems, slots, &url, DaemonOptions::default());
     }
 
-    /// The same, at another address: such as a proxy's.
-    pub fn add_worker_at(&mut self, name: &str, slots: u32, options: &DaemonOptions, url: &str) {
-        let daemon = NixDaemon::start(options);
+    /// The same, at another address, such as a proxy's, and with other options of the daemon.
+    pub fn add_worker_at(
+        &mut self,
+        name: &str,
+        systems: &[&str],
+        slots: u32,
+        url: &str,
+        mut options: DaemonOptions,
+    ) {
+        options.extra_platforms = systems.iter().map(|system| (*system).to_owned()).collect();
+        let daemon = NixDaemon::start(&options);
         let state = self.directory.path().join(name);
         fs::create_dir_all(&state).expect("a state directory");
         let configuration = format!(
@@ -156,14 +165,15 @@ impl Farm {
             self.options.worker
         );
         fs::write(state.join("worker.toml"), configuration).expect("worker.toml is written");
-        self.enrol(name, &state, &daemon);
+        self.enrol(name, systems, &state, &daemon);
         let worker = FarmWorker { daemon, program: None, state, url: url.to_owned() };
         self.workers.insert(name.to_owned(), worker);
         self.start_worker(name);
     }
 
-    fn enrol(&self, name: &str, state: &Path, daemon: &NixDaemon) {
-        let token = self.fleetctl().args(["worker", "token", "--name", name]).run();
+    fn enrol(&self, name: &str, systems: &[&str], state: &Path, daemon: &NixDaemon) {
+        let granted = systems.iter().flat_map(|system| ["--system", system]);
+        let token = self.fleetctl().args(["worker", "token", "--name", name]).args(granted).run();
         token.expect_code(0);
         let file = state.join("token");
         fs::write(&file, token.stdout.trim()).expect("the token is written");

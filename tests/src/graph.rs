@@ -59,6 +59,12 @@ impl Graph {
         self
     }
 
+    /// Where each node builds, by name, of those that say so.
+    pub fn systems(&self) -> BTreeMap<String, String> {
+        let text = |node: &Value, key: &str| node[key].as_str().map(str::to_owned);
+        self.nodes.iter().filter_map(|node| Some((text(node, "name")?, text(node, "system")?))).collect()
+    }
+
     /// How long each builder waits, milliseconds.
     #[must_use]
     pub fn each_taking(mut self, cost_ms: u32) -> Graph {
