@@ -174,6 +174,7 @@ async fn submit(
         dry_run: options.dry_run,
         retry_failed: false,
         limits: None,
+        dirty: prepared.after.dirty,
     };
     Ok(client.submit(request).await.map_err(refused)?.into_inner().run)
 }
