@@ -1,6 +1,9 @@
-//! What programs say of themselves: log set-up, errors with their causes, stopping on signals.
+//! What programs say of themselves: log set-up, errors with their causes, stopping on signals, and what a service
+//! manager wants to hear.
 //!
 //! Owns the process-wide log subscriber and nothing else. Decides nothing.
+
+pub mod service;
 
 use std::error::Error;
 use std::io::IsTerminal;
