@@ -66,7 +66,7 @@ pub async fn start(config: EmbedConfig) -> Result<Embedded, EmbedError> {
     worker.slots = config.slots.unwrap_or(worker.slots);
     worker.eval_slots = config.eval_slots.unwrap_or(worker.eval_slots);
     let worker = Worker::prepare(worker).await?;
-    let mut embedded = start_coordinator(&config)?;
+    let mut embedded = start_coordinator(&config).await?;
     let (channel, stop) = (embedded.channel.clone(), embedded.stop.clone());
     // A run that came before its worker would find nobody to work for it.
     let session = worker.join(channel).await?;
@@ -75,12 +75,12 @@ pub async fn start(config: EmbedConfig) -> Result<Embedded, EmbedError> {
 }
 
 /// Starts a coordinator alone: enough to look at what earlier runs left.
-pub fn start_coordinator(config: &EmbedConfig) -> Result<Embedded, EmbedError> {
+pub async fn start_coordinator(config: &EmbedConfig) -> Result<Embedded, EmbedError> {
     let mut coordinator = fleet_coordinator::Config::new(config.state_dir.clone());
     // No other worker can join: what this one cannot build is never built.
     coordinator.fleet.unplaceable_after_ms = 0;
     let stop = CancellationToken::new();
-    let channel = Coordinator::start(coordinator)?.serve_in_memory(stop.clone());
+    let channel = Coordinator::start(coordinator).await?.serve_in_memory(stop.clone());
     Ok(Embedded { channel, stop, worker: None })
 }
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let coordinator = Coordinator::start(Config::new(args.state_dir))?;
+    let coordinator = Coordinator::start(Config::new(args.state_dir)).await?;
     let listener = listen(&args.listen)?;
     tracing::info!(socket = %args.listen.display(), "listening");
     let stop = fleet_telemetry::stop_on_signal()?;

@@ -67,7 +67,8 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Opens the state directory and starts the shell; must be called in a runtime.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    #[allow(clippy::unused_async, reason = "opening the journal waits")]
+    pub async fn start(config: Config) -> Result<Self, StartError> {
         let state = &config.state_dir;
         create_private(state)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());

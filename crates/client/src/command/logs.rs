@@ -22,7 +22,7 @@ pub async fn execute(global: &GlobalArgs, args: &LogsArgs) -> Result<Exit, CliEr
     // A flake's own settings say nothing about logs: this works anywhere, and beside a broken fleet.toml.
     let files = Files::of_user(&environment)?;
     let settings = Settings::resolve(global, &RunArgs::default(), &environment, &files)?;
-    let embedded = embed::start_coordinator(&session::embed_config(&settings))?;
+    let embedded = embed::start_coordinator(&session::embed_config(&settings)).await?;
     let request = v1::LogsRequest {
         run: args.run.clone().unwrap_or_default(),
         selector: selector(&args.selector).to_owned(),

@@ -15,7 +15,7 @@ use tonic::Code;
 
 #[tokio::test]
 async fn a_session_has_one_hello_and_begins_with_it() {
-    let served = serve();
+    let served = serve().await;
     let heartbeat = Message::Heartbeat(v1::Heartbeat::default());
     let refused = ScriptedWorker::open(&served.channel, heartbeat).await.err().expect("refused");
     assert_eq!(refused.code(), Code::FailedPrecondition);
@@ -26,7 +26,7 @@ async fn a_session_has_one_hello_and_begins_with_it() {
 
 #[tokio::test]
 async fn a_forged_derivation_ends_the_session_and_is_not_kept() {
-    let served = serve();
+    let served = serve().await;
     let worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let mut forged = Step::new("honest", &[]).derivation;
     forged.aterm = Step::new("hidden", &[]).derivation.aterm;
@@ -38,7 +38,7 @@ async fn a_forged_derivation_ends_the_session_and_is_not_kept() {
 
 #[tokio::test]
 async fn a_host_that_wants_an_unknown_derivation_fails_by_its_name() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("unsent", &[]);
@@ -57,7 +57,7 @@ async fn a_host_that_wants_an_unknown_derivation_fails_by_its_name() {
 
 #[tokio::test]
 async fn a_run_goes_from_its_source_to_its_toplevel() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("top", &[]);
@@ -73,7 +73,7 @@ async fn a_run_goes_from_its_source_to_its_toplevel() {
 
 #[tokio::test]
 async fn reports_of_an_older_epoch_or_another_worker_change_nothing() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let stranger = ScriptedWorker::join(&served.channel, "stranger", 0, 0).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
@@ -129,7 +129,7 @@ fn infos(job: &v1::Realise, epoch: u64, pname: &str) -> v1::PathsRealised {
 
 #[tokio::test]
 async fn watchers_resume_after_any_event_without_loss() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let mut first = Watcher::new(&served.channel, &run, 0, false).await;
@@ -150,7 +150,7 @@ async fn watchers_resume_after_any_event_without_loss() {
 
 #[tokio::test]
 async fn a_slow_watcher_loses_log_lines_but_no_event() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("top", &[]);
@@ -183,7 +183,7 @@ async fn a_slow_watcher_loses_log_lines_but_no_event() {
 
 #[tokio::test]
 async fn the_same_key_is_the_same_run_and_only_for_the_same_request() {
-    let served = serve();
+    let served = serve().await;
     let _worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     assert_eq!(submit(&served.channel, request("k")).await.expect("again"), run);
@@ -194,7 +194,7 @@ async fn the_same_key_is_the_same_run_and_only_for_the_same_request() {
 
 #[tokio::test]
 async fn requests_that_no_client_makes_are_refused() {
-    let served = serve();
+    let served = serve().await;
     let with = |change: fn(&mut v1::Source)| {
         let mut source = source();
         change(&mut source);
@@ -220,7 +220,7 @@ async fn requests_that_no_client_makes_are_refused() {
 
 #[tokio::test]
 async fn a_cancelled_run_takes_its_lease_back_and_frees_the_slot() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("top", &[]);
@@ -242,7 +242,7 @@ async fn a_cancelled_run_takes_its_lease_back_and_frees_the_slot() {
 
 #[tokio::test]
 async fn a_cancelled_run_stops_its_evaluation() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let job = worker.hear_eval().await;
@@ -257,7 +257,7 @@ async fn a_cancelled_run_stops_its_evaluation() {
 
 #[tokio::test]
 async fn a_run_whose_last_worker_leaves_ends_and_says_so() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "lonely", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("top", &[]);
@@ -278,7 +278,8 @@ async fn logs_are_found_by_host_and_derivation_and_attempt_with_all_their_bytes(
     let served = serve_with(|config| {
         config.fleet.unplaceable_after_ms = 0;
         config.fleet.backoff.base_ms = 1;
-    });
+    })
+    .await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let step = Step::new("top", &[]);
@@ -310,7 +311,7 @@ async fn logs_are_found_by_host_and_derivation_and_attempt_with_all_their_bytes(
 
 #[tokio::test]
 async fn a_worker_cannot_say_where_the_outputs_of_others_derivations_are() {
-    let served = serve();
+    let served = serve().await;
     let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     submit(&served.channel, request("k")).await.expect("taken");
     let input = Step::new("input", &[]);
@@ -333,7 +334,7 @@ async fn a_worker_cannot_say_where_the_outputs_of_others_derivations_are() {
 
 #[tokio::test]
 async fn chunks_are_checked_and_absent_ones_named() {
-    let served = serve();
+    let served = serve().await;
     let mut client = v1::chunks_client::ChunksClient::new(served.channel.clone());
     let bad = v1::FindMissingRequest { digests: vec![vec![1; 31].into()] };
     assert_eq!(client.find_missing(bad).await.expect_err("refused").code(), Code::InvalidArgument);

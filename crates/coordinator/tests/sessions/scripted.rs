@@ -32,16 +32,17 @@ pub(crate) struct Served {
 }
 
 /// As embedded mode has it: what no connected worker can do fails at once.
-pub(crate) fn serve() -> Served {
-    serve_with(|config| config.fleet.unplaceable_after_ms = 0)
+pub(crate) async fn serve() -> Served {
+    serve_with(|config| config.fleet.unplaceable_after_ms = 0).await
 }
 
-pub(crate) fn serve_with(adjust: impl FnOnce(&mut Config)) -> Served {
+pub(crate) async fn serve_with(adjust: impl FnOnce(&mut Config)) -> Served {
     let state = tempfile::tempdir().expect("a state directory");
     let mut config = Config::new(state.path().join("state"));
     adjust(&mut config);
     let stop = CancellationToken::new();
-    let channel = Coordinator::start(config).expect("the coordinator starts").serve_in_memory(stop.clone());
+    let channel =
+        Coordinator::start(config).await.expect("the coordinator starts").serve_in_memory(stop.clone());
     Served { channel, state, _stop: stop.drop_guard() }
 }
 
