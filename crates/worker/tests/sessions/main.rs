@@ -108,7 +108,7 @@ async fn a_cancelled_lease_ends_its_builder_and_the_worker_works_on() {
     assert!(daemon.journal().wait_for(PATIENCE, |line| line == "started").is_some(), "the builder runs");
     let builders = daemon.builders();
     assert!(!builders.is_empty());
-    driven.say(Message::CancelLease(v1::CancelLease { lease })).await;
+    driven.say(Message::CancelLease(v1::CancelLease { lease, epoch: 0 })).await;
     for builder in builders {
         assert!(wait_until_gone(builder, PATIENCE), "the builder goes on");
     }
@@ -124,9 +124,9 @@ async fn leases_cancelled_at_any_moment_leave_the_worker_sound() {
         (0..12).map(|number| step(&daemon, &script(&format!("s{number}"), "echo made > $out"))).collect();
     for work in &works {
         let lease = driven.lease(work).await;
-        driven.say(Message::CancelLease(v1::CancelLease { lease })).await;
+        driven.say(Message::CancelLease(v1::CancelLease { lease, epoch: 0 })).await;
     }
-    driven.say(Message::CancelLease(v1::CancelLease { lease: 99 })).await;
+    driven.say(Message::CancelLease(v1::CancelLease { lease: 99, epoch: 0 })).await;
     let last = step(&daemon, &script("last", "echo made > $out"));
     let lease = driven.lease(&last).await;
     loop {

@@ -217,6 +217,7 @@ pub(crate) fn step(daemon: &NixDaemon, expression: &str) -> v1::StepWork {
         timeout_s: 60,
         max_silent_s: 60,
         max_log_bytes: 1 << 20,
+        max_output_bytes: 0,
     }
 }
 
