@@ -18,5 +18,8 @@ pub mod v1 {
     tonic::include_proto!("fleet.v1");
 }
 
+/// The compiled description of proto/, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Largest message either side decodes, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
