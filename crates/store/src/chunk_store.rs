@@ -1,6 +1,8 @@
 //! Frames in an object store. Owns the layout (`chunks/ab/abcdef…`) and nothing else; writes once, whole.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,15 +39,31 @@ pub enum StoreError {
     /// What was kept is no longer what the name says.
     #[error("chunk {0} was damaged on disk and is removed: send its source again")]
     Damaged(Digest),
+    /// The file system does not say that a chunk is safe.
+    #[error("cannot make chunk {digest} durable")]
+    Sync {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Checking was interrupted.
     #[error("checking a chunk was interrupted")]
     Interrupted,
+}
+
+impl StoreError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        crate::is_full(self)
+    }
 }
 
 /// Chunks by name.
 #[derive(Clone, Debug)]
 pub struct ChunkStore {
     objects: Arc<dyn ObjectStore>,
+    directory: PathBuf,
 }
 
 impl ChunkStore {
@@ -53,7 +71,8 @@ impl ChunkStore {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory)
             .map_err(|source| StoreError::Directory { path: directory.display().to_string(), source })?;
-        Ok(Self { objects: Arc::new(LocalFileSystem::new_with_prefix(directory)?) })
+        let objects = Arc::new(LocalFileSystem::new_with_prefix(directory)?);
+        Ok(Self { objects, directory: directory.to_owned() })
     }
 
     /// Those of `digests` that are absent, in their order.
@@ -80,27 +99,72 @@ impl ChunkStore {
 
     /// The frame of a chunk. One that was damaged at rest is removed, so that it can be put again.
     pub async fn get(&self, digest: Digest) -> Result<Bytes, StoreError> {
+        Ok(self.fetch(digest).await?.0)
+    }
+
+    /// The bytes of a chunk, as [`ChunkStore::get`] gives its frame.
+    pub async fn read(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
+        Ok(self.fetch(digest).await?.1)
+    }
+
+    /// Returns when chunks that were put survive a loss of power.
+    pub async fn make_durable(&self, digests: BTreeSet<Digest>) -> Result<(), StoreError> {
+        let digests: Vec<Digest> = digests.into_iter().collect();
+        let parts: Vec<_> =
+            digests.chunks(digests.len().div_ceil(PARALLEL).max(1)).map(<[_]>::to_vec).collect();
+        let syncs = parts.into_iter().map(|part| {
+            let directory = self.directory.clone();
+            tokio::task::spawn_blocking(move || sync_all(&directory, &part))
+        });
+        for synced in futures::future::join_all(syncs).await {
+            synced.map_err(|_| StoreError::Interrupted)??;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, digest: Digest) -> Result<(Bytes, Vec<u8>), StoreError> {
         let frame = match self.objects.get(&location(digest)).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Err(StoreError::Absent(digest)),
             Err(other) => return Err(other.into()),
         };
-        if let Err(error) = check(digest, &frame).await {
-            if matches!(error, StoreError::Chunk(_)) {
+        match check(digest, &frame).await {
+            Ok(data) => Ok((frame, data)),
+            Err(StoreError::Chunk(_)) => {
                 self.objects.delete(&location(digest)).await?;
-                return Err(StoreError::Damaged(digest));
+                Err(StoreError::Damaged(digest))
             }
-            return Err(error);
+            Err(error) => Err(error),
         }
-        Ok(frame)
     }
 }
 
-/// Whether a frame holds what its name says.
-async fn check(digest: Digest, frame: &Bytes) -> Result<(), StoreError> {
+/// What a frame holds, if it is what its name says.
+async fn check(digest: Digest, frame: &Bytes) -> Result<Vec<u8>, StoreError> {
     let frame = frame.clone();
-    let opened = tokio::task::spawn_blocking(move || open_frame(digest, &frame).map(drop)).await;
+    let opened = tokio::task::spawn_blocking(move || open_frame(digest, &frame)).await;
     Ok(opened.map_err(|_| StoreError::Interrupted)??)
+}
+
+/// The files, and the directories that name them and those directories.
+fn sync_all(root: &Path, digests: &[Digest]) -> Result<(), StoreError> {
+    let mut shelves = BTreeSet::new();
+    for digest in digests {
+        let file = root.join(location(*digest).as_ref());
+        let sync = |path: &Path| {
+            File::open(path).and_then(|opened| opened.sync_all()).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => StoreError::Absent(*digest),
+                _ => StoreError::Sync { digest: *digest, source },
+            })
+        };
+        sync(&file)?;
+        for shelf in file.ancestors().skip(1).take(2) {
+            if shelves.insert(shelf.to_owned()) {
+                sync(shelf)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn location(digest: Digest) -> object_store::path::Path {
@@ -126,6 +190,10 @@ mod tests {
         assert_eq!(store.missing(vec![forged, chunk.digest]).await.expect("answers"), vec![forged]);
         assert_eq!(store.get(chunk.digest).await.expect("reads"), frame);
         assert!(matches!(store.get(forged).await, Err(StoreError::Absent(digest)) if digest == forged));
+        assert_eq!(store.read(chunk.digest).await.expect("reads"), b"one");
+        store.make_durable(BTreeSet::from([chunk.digest])).await.expect("is safe");
+        let absent = store.make_durable(BTreeSet::from([chunk.digest, forged])).await;
+        assert!(matches!(absent, Err(StoreError::Absent(digest)) if digest == forged));
     }
 
     #[tokio::test]

@@ -68,6 +68,21 @@ impl Daemon {
         Ok(valid)
     }
 
+    /// Those of `paths` that a substituter has, whether or not they are valid. Only substituters are asked that
+    /// want to be asked for many paths at once.
+    pub async fn query_substitutable_paths(
+        &mut self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, DaemonError> {
+        let mut request = Encoder::new();
+        request.word(Operation::QuerySubstitutablePaths.word()).paths(self.store_dir(), paths);
+        let mut answer = self.call(&request, &mut ignore).await?;
+        let store = answer.store;
+        let substitutable = values::read_paths(answer.reader(), store).await?;
+        answer.end();
+        Ok(substitutable)
+    }
+
     /// What is known of a path; none if it is not valid.
     pub async fn query_path_info(&mut self, path: &StorePath) -> Result<Option<PathInfo>, DaemonError> {
         Ok(self.query_path_infos([path]).await?.pop().flatten())

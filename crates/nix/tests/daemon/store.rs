@@ -135,6 +135,9 @@ async fn substituters_serve_what_they_have_and_failures_leave_the_connection_usa
     assert!(remote.message.contains("nowhere") && !remote.message.contains('\u{1b}'), "{remote}");
     client.ensure_path(&served, &mut ignore).await.expect("the cache has it");
     assert!(client.is_valid_path(&served).await.expect("answered"));
+    let asked = BTreeSet::from([served.clone(), more.clone(), unknown_path()]);
+    let substitutable = client.query_substitutable_paths(&asked).await.expect("answered");
+    assert_eq!(substitutable, BTreeSet::from([served, more.clone()]), "valid or not");
     let asked = BTreeSet::from([more.clone(), unknown_path()]);
     let valid = client.query_valid_paths(&asked, Substitute::Yes).await.expect("answered");
     assert_eq!(valid, BTreeSet::from([more]));
