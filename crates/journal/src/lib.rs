@@ -4,6 +4,8 @@
 //! A journal is a sequence of opaque entries. It owns their order, their durability and who may write; it must not
 //! know what an entry means.
 
+mod chain;
+mod clock;
 mod entry;
 mod error;
 mod memory;
@@ -18,7 +20,7 @@ use async_trait::async_trait;
 pub use entry::{Entry, Kind, Loaded};
 pub use error::JournalError;
 pub use memory::{Memory, MemoryStore};
-pub use report::Report;
+pub use report::{Lost, RepairReport, Report, Restored, Torn};
 
 /// Entries that survive. One writer holds a journal at a time.
 ///
@@ -68,5 +70,17 @@ pub async fn open(location: &Location, standby: Standby) -> Result<Box<dyn Journ
         Location::Sqlite(path) => Ok(Box::new(sqlite::Sqlite::open(path, standby).await?)),
         Location::Postgres(_) => Err(JournalError::Unsupported("a PostgreSQL journal")),
         Location::Memory => Ok(Box::new(MemoryStore::default().open())),
+    }
+}
+
+/// Repairs a damaged journal: keeps what stands before the damage, moves the damaged files aside, and says what is
+/// lost. A sound journal is left as it is, and a repair that was interrupted is finished. Blocks.
+pub fn repair(location: &Location) -> Result<RepairReport, JournalError> {
+    match location {
+        Location::Sqlite(path) => sqlite::repair(path),
+        Location::Postgres(_) => Err(JournalError::Unsupported(
+            "repairing a PostgreSQL journal: restore the database instead; that",
+        )),
+        Location::Memory => Err(JournalError::Unsupported("repairing a journal in memory")),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::Journal;
+use crate::chain::FORMAT;
 use crate::entry::{Entry, Loaded, check_sizes};
 use crate::error::JournalError;
 use crate::report::Report;
@@ -75,7 +76,7 @@ impl Journal for Memory {
         for (seq, entry) in (last_seq - count + 1..).zip(entries) {
             each(Loaded { seq, entry })?;
         }
-        Ok(Report { entries: count, last_seq })
+        Ok(Report { entries: count, last_seq, format: FORMAT, ..Report::default() })
     }
 
     async fn replace(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
