@@ -1,20 +1,40 @@
-//! Logs of attempts on disk. Owns `logs/` of the state directory, `DRV/STARTED.ATTEMPT.log`. Bytes are kept raw;
-//! whoever shows them escapes them. Writing never delays who appends: what the disk cannot take is marked.
+//! Logs of attempts on disk. Owns `logs/` of the state directory. A log grows as a plain file, which any number of
+//! readers may follow; when its attempt has ended it is sealed into zstd frames. Bytes are kept raw; whoever shows
+//! them escapes them. Writing never delays who appends: what the disk cannot take is marked.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+mod files;
+mod reader;
+mod sealed;
+mod writing;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use dashmap::DashMap;
 use fleet_core::DrvPath;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use files::{KeptLog, kept};
+pub(crate) use reader::{LogReader, Pull};
+use writing::Order;
 
 /// Bytes on their way to the disk; above it lines are dropped and marked.
 const MAX_PENDING: usize = 16 << 20;
-/// Derivations whose logs are kept.
-const KEPT_DERIVATIONS: usize = 20_000;
+/// Longest log of one attempt, whatever its worker was told, bytes.
+const MAX_LOG: u64 = 1 << 30;
+
+/// How far logs are that grow now, by path.
+type Growing = Arc<DashMap<PathBuf, watch::Sender<Progress>>>;
+
+/// How far a log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Bytes that can be read.
+    written: u64,
+    ended: bool,
+}
 
 /// Writes logs in the background, in order, until its clones are dropped and everything is written.
 #[derive(Clone, Debug)]
@@ -22,6 +42,7 @@ pub(crate) struct LogWriter {
     directory: PathBuf,
     orders: mpsc::UnboundedSender<Order>,
     pending: Arc<AtomicUsize>,
+    growing: Growing,
 }
 
 /// The log of one attempt.
@@ -29,54 +50,67 @@ pub(crate) struct LogWriter {
 pub(crate) struct LogFile {
     path: PathBuf,
     dropped: usize,
+    /// What was appended, dropped bytes included: where the next append begins.
+    length: u64,
 }
 
-#[derive(Debug)]
-enum Order {
-    Write(Line),
-    Flush(oneshot::Sender<()>),
-}
-
-#[derive(Debug)]
-struct Line {
-    path: PathBuf,
-    data: Vec<u8>,
-}
-
-/// One kept log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeptLog {
-    pub(crate) path: PathBuf,
-    pub(crate) attempt: u32,
+impl LogFile {
+    /// Bytes that were appended so far.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
 }
 
 impl LogWriter {
     /// Logs below `directory`, which is created; must be called in a runtime.
     pub(crate) fn open(directory: PathBuf) -> std::io::Result<Self> {
         std::fs::create_dir_all(&directory)?;
-        prune(&directory)?;
+        files::prune(&directory, files::KEPT)?;
         // Bounded by bytes instead of lines.
         let (orders, received) = mpsc::unbounded_channel();
-        let pending = Arc::new(AtomicUsize::new(0));
+        let (pending, growing) = (Arc::new(AtomicUsize::new(0)), Growing::default());
         tokio::task::spawn_blocking({
-            let pending = pending.clone();
-            move || write_all(received, &pending)
+            let (directory, pending, growing) = (directory.clone(), pending.clone(), growing.clone());
+            move || writing::write_all(received, &directory, &pending, &growing)
         });
-        Ok(Self { directory, orders, pending })
+        Ok(Self { directory, orders, pending, growing })
     }
 
-    /// A log that begins now; the file appears with its first line.
+    /// A log that begins now.
     pub(crate) fn file(&self, drv: &DrvPath, attempt: u32) -> LogFile {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        let path = self.directory.join(drv.as_str()).join(format!("{started:015}.{attempt}.log"));
-        LogFile { path, dropped: 0 }
+        self.grow(files::growing_path(&self.directory, drv.as_str(), started, attempt), 0)
+    }
+
+    /// The log of an attempt that began before this program did; a new one when there is none.
+    pub(crate) fn reopen(&self, drv: &DrvPath, attempt: u32) -> LogFile {
+        let kept = kept(&self.directory, drv.as_str()).into_iter().rev();
+        let found = kept.into_iter().find(|log| log.attempt == attempt && !log.is_sealed());
+        match found {
+            Some(log) => {
+                let length = std::fs::metadata(&log.path).map_or(0, |metadata| metadata.len());
+                self.grow(log.path, length)
+            }
+            None => self.file(drv, attempt),
+        }
+    }
+
+    fn grow(&self, path: PathBuf, length: u64) -> LogFile {
+        let progress = Progress { written: length, ended: false };
+        self.growing.insert(path.clone(), watch::Sender::new(progress));
+        // The writer ends only after us.
+        let _ = self.orders.send(Order::Begin(path.clone()));
+        LogFile { path, dropped: 0, length }
     }
 
     /// Adds to a log.
     pub(crate) fn append(&self, log: &mut LogFile, data: &[u8]) {
         let mut bytes = marker(log.dropped);
         bytes.extend_from_slice(data);
-        if self.pending.load(Ordering::Relaxed) + bytes.len() > MAX_PENDING {
+        let before = log.length;
+        log.length += data.len() as u64;
+        let crowded = self.pending.load(Ordering::Relaxed) + bytes.len() > MAX_PENDING;
+        if crowded || before > MAX_LOG {
             log.dropped += data.len();
             return;
         }
@@ -88,6 +122,8 @@ impl LogWriter {
         if log.dropped > 0 {
             self.send(log, marker(log.dropped));
         }
+        // The writer ends only after us.
+        let _ = self.orders.send(Order::End(log.path.clone()));
     }
 
     /// Waits until everything appended before can be read.
@@ -103,31 +139,18 @@ impl LogWriter {
         &self.directory
     }
 
+    /// Reads a log from an offset; with `follow`, until its attempt has ended.
+    pub(crate) fn read(&self, log: &KeptLog, from: u64, follow: bool) -> std::io::Result<LogReader> {
+        let progress = self.growing.get(&log.path).map(|entry| entry.value().subscribe());
+        LogReader::open(log, from, progress.filter(|_| follow))
+    }
+
     fn send(&self, log: &mut LogFile, data: Vec<u8>) {
         self.pending.fetch_add(data.len(), Ordering::Relaxed);
         log.dropped = 0;
         // The writer ends only after us.
-        let _ = self.orders.send(Order::Write(Line { path: log.path.clone(), data }));
+        let _ = self.orders.send(Order::Write { path: log.path.clone(), data });
     }
-}
-
-/// Kept logs of a derivation, oldest first.
-pub(crate) fn kept(directory: &Path, drv: &str) -> Vec<KeptLog> {
-    // A selector from outside must not leave the directory.
-    if drv.is_empty() || drv.contains('/') || drv.starts_with('.') {
-        return Vec::new();
-    }
-    let Ok(entries) = std::fs::read_dir(directory.join(drv)) else {
-        return Vec::new();
-    };
-    let mut logs: Vec<KeptLog> = entries.flatten().filter_map(|entry| kept_log(entry.path())).collect();
-    logs.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    logs
-}
-
-fn kept_log(path: PathBuf) -> Option<KeptLog> {
-    let attempt = path.file_name()?.to_str()?.strip_suffix(".log")?.split_once('.')?.1.parse().ok()?;
-    Some(KeptLog { path, attempt })
 }
 
 fn marker(dropped: usize) -> Vec<u8> {
@@ -137,97 +160,5 @@ fn marker(dropped: usize) -> Vec<u8> {
     format!("[fleet: {dropped} bytes of log were dropped here]\n").into_bytes()
 }
 
-fn write_all(mut orders: mpsc::UnboundedReceiver<Order>, pending: &AtomicUsize) {
-    let mut open: Option<(PathBuf, File)> = None;
-    while let Some(order) = orders.blocking_recv() {
-        let line = match order {
-            Order::Write(line) => line,
-            Order::Flush(done) => {
-                // Whoever asked may have gone.
-                let _ = done.send(());
-                continue;
-            }
-        };
-        if let Err(error) = write(&mut open, &line) {
-            tracing::warn!(path = %line.path.display(), %error, "cannot keep a log");
-            open = None;
-        }
-        pending.fetch_sub(line.data.len(), Ordering::Relaxed);
-    }
-}
-
-fn write(open: &mut Option<(PathBuf, File)>, line: &Line) -> std::io::Result<()> {
-    if open.as_ref().is_none_or(|(path, _)| *path != line.path) {
-        if let Some(directory) = line.path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&line.path)?;
-        *open = Some((line.path.clone(), file));
-    }
-    open.as_mut().map_or(Ok(()), |(_, file)| file.write_all(&line.data))
-}
-
-/// Removes the logs of the derivations that were built longest ago.
-fn prune(directory: &Path) -> std::io::Result<()> {
-    let mut derivations: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(directory)?
-        .flatten()
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    if derivations.len() <= KEPT_DERIVATIONS {
-        return Ok(());
-    }
-    derivations.sort_unstable();
-    let excess = derivations.len() - KEPT_DERIVATIONS;
-    derivations.into_iter().take(excess).try_for_each(|(_, path)| match std::fs::remove_dir_all(path) {
-        // Another coordinator that starts now prunes too.
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn written(directory: &Path) -> Vec<u8> {
-        kept(directory, "a.drv").iter().flat_map(|log| std::fs::read(&log.path).expect("reads")).collect()
-    }
-
-    #[tokio::test]
-    async fn a_log_is_kept_whole_and_found_by_its_derivation_only() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let writer = LogWriter::open(directory.path().to_owned()).expect("opens");
-        let mut log = writer.file(&DrvPath::from("a.drv"), 2);
-        for _ in 0..64 {
-            writer.append(&mut log, &[b'x'; 1024]);
-        }
-        writer.close(&mut log);
-        writer.flush().await;
-        assert_eq!(written(directory.path()).len(), 64 * 1024);
-        assert_eq!(kept(directory.path(), "a.drv")[0].attempt, 2);
-        for outside in ["../a.drv", "", ".", "..", "b.drv"] {
-            assert!(kept(directory.path(), outside).is_empty(), "{outside:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_flood_is_bounded_in_bytes_and_what_is_lost_is_marked() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let (orders, mut received) = mpsc::unbounded_channel();
-        let pending = Arc::new(AtomicUsize::new(0));
-        let writer = LogWriter { directory: directory.path().to_owned(), orders, pending };
-        let mut log = writer.file(&DrvPath::from("a.drv"), 1);
-        let line = vec![b'x'; 1 << 20];
-        for _ in 0..1000 {
-            writer.append(&mut log, &line);
-        }
-        assert!(writer.pending.load(Ordering::Relaxed) <= MAX_PENDING);
-        writer.close(&mut log);
-        let mut last = None;
-        while let Ok(Order::Write(line)) = received.try_recv() {
-            last = Some(line.data);
-        }
-        let last = String::from_utf8(last.expect("a line")).expect("text");
-        assert_eq!(last, format!("[fleet: {} bytes of log were dropped here]\n", (1000 - 16) << 20));
-    }
-}
+mod tests;

@@ -5,8 +5,7 @@ use std::pin::Pin;
 
 use fleet_wire::v1;
 use fleet_wire::v1::run_event::Event;
-use futures::Stream;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use futures::{Stream, StreamExt};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,12 +14,11 @@ use tonic::{Request, Response, Status};
 use super::status;
 use crate::feed::{Feed, LOG_BACKLOG};
 use crate::log_search::{self, FoundLog, Search, Wanted};
-use crate::logs::LogWriter;
+use crate::logs::{LogReader, LogWriter, Pull};
 use crate::shell::{Feeds, Input};
 
 /// Messages waiting for a client; then its stream waits, and nothing else does.
 const OUTBOUND: usize = 256;
-const LOG_CHUNK: usize = 64 << 10;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -91,13 +89,15 @@ impl v1::runs_server::Runs for RunsService {
         let found = tokio::task::spawn_blocking(move || find_log(&logs, &journal, &wanted))
             .await
             .map_err(|_| status::stopping())??;
-        let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(async move {
-            if let Err(error) = send_log(found, request.offset, &sender).await {
-                let _ = sender.send(Err(Status::unavailable(format!("cannot read the log: {error}")))).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let reader =
+            self.logs.read(&found.log, request.offset, request.follow).map_err(|e| unreadable(&e))?;
+        let first = v1::LogChunk {
+            drv: found.drv,
+            attempt: found.log.attempt,
+            offset: request.offset,
+            ..v1::LogChunk::default()
+        };
+        Ok(Response::new(Box::pin(log_chunks(first, reader))))
     }
 }
 
@@ -181,25 +181,20 @@ fn find_log(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<FoundLog, St
     }
 }
 
-async fn send_log(
-    found: FoundLog,
-    from: u64,
-    sender: &mpsc::Sender<Result<v1::LogChunk, Status>>,
-) -> std::io::Result<()> {
-    let mut file = tokio::fs::File::open(&found.log.path).await?;
-    let mut offset = file.seek(std::io::SeekFrom::Start(from)).await?;
-    let mut first = Some((found.drv, found.log.attempt));
-    loop {
-        let mut data = Vec::with_capacity(LOG_CHUNK);
-        let read = (&mut file).take(LOG_CHUNK as u64).read_to_end(&mut data).await?;
-        if read == 0 && first.is_none() {
-            return Ok(());
-        }
-        let (drv, attempt) = first.take().unwrap_or_default();
-        let chunk = v1::LogChunk { drv, attempt, offset, data: data.into(), skipped: 0 };
-        offset += read as u64;
-        if sender.send(Ok(chunk)).await.is_err() || read == 0 {
-            return Ok(());
-        }
-    }
+/// Which log it is, then its bytes, as fast as they are taken.
+fn log_chunks(
+    first: v1::LogChunk,
+    reader: LogReader,
+) -> impl Stream<Item = Result<v1::LogChunk, Status>> + Send {
+    let rest = futures::stream::try_unfold(reader, |mut reader| async move {
+        let pull = reader.pull().await.map_err(|error| unreadable(&error))?;
+        Ok(pull.map(|Pull { offset, skipped, data }| {
+            (v1::LogChunk { offset, skipped, data, ..v1::LogChunk::default() }, reader)
+        }))
+    });
+    futures::stream::once(std::future::ready(Ok(first))).chain(rest)
+}
+
+fn unreadable(error: &std::io::Error) -> Status {
+    Status::unavailable(format!("cannot read the log: {error}"))
 }
