@@ -78,7 +78,7 @@ pub async fn start(config: EmbedConfig) -> Result<Embedded, EmbedError> {
 pub async fn start_coordinator(config: &EmbedConfig) -> Result<Embedded, EmbedError> {
     let mut coordinator = fleet_coordinator::Config::new(config.state_dir.clone());
     // No other worker can join: what this one cannot build is never built.
-    coordinator.fleet.unplaceable_after_ms = 0;
+    coordinator.fleet = coordinator.fleet.embedded();
     let stop = CancellationToken::new();
     let channel = Coordinator::start(coordinator).await?.serve_in_memory(stop.clone());
     Ok(Embedded { channel, stop, worker: None })

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use fleet_core::Record;
+use fleet_core::{Decision, Effect, Event, LeasedStep, Notice, Record};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -54,30 +54,41 @@ pub(crate) enum Fact {
 }
 
 impl Fact {
-    /// The fact of a record; `run_name` names runs.
-    pub(crate) fn of(record: &Record, run_name: impl Fn(fleet_core::RunId) -> String) -> Option<Self> {
-        Some(match record {
-            Record::RunSubmitted { run } => Self::RunSubmitted { run: run_name(*run) },
-            Record::TargetEvaluated { .. } => return None,
-            Record::AttemptStarted { drv, attempt, .. } => {
-                Self::AttemptStarted { drv: drv.to_string(), attempt: *attempt }
+    /// The facts that an effect makes; `run_name` names runs.
+    pub(crate) fn of(effect: &Effect, run_name: impl Fn(fleet_core::RunId) -> String) -> Vec<Self> {
+        match effect {
+            Effect::Append(Record::Happened { event: Event::RunSubmitted { run, .. }, .. }) => {
+                vec![Self::RunSubmitted { run: run_name(*run) }]
             }
-            Record::AttemptEnded { drv, attempt, status } => {
+            Effect::Append(Record::Decided(Decision::LeaseGranted { steps, .. })) => {
+                let began =
+                    |step: &LeasedStep| Self::AttemptStarted { drv: step.drv.to_string(), attempt: step.attempt };
+                steps.iter().map(began).collect()
+            }
+            Effect::Notify(run, notice) => Self::of_notice(run_name(*run), notice).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn of_notice(run: String, notice: &Notice) -> Option<Self> {
+        Some(match notice {
+            Notice::StepFinished { drv, attempt, status, .. } if *attempt > 0 => {
                 Self::AttemptEnded { drv: drv.to_string(), attempt: *attempt, status: format!("{status:?}") }
             }
-            Record::TargetSettled { run, target, settled } => {
+            Notice::TargetSettled { target, settled } => {
                 let failed = settled.failure.as_ref().and_then(|failure| failure.drv.as_ref());
                 Self::TargetSettled {
-                    run: run_name(*run),
+                    run,
                     host: target.host.name.to_string(),
                     side: format!("{:?}", target.side),
                     status: format!("{:?}", settled.status),
                     drv: failed.or(settled.drv.as_ref()).map(ToString::to_string),
                 }
             }
-            Record::RunFinished { run, finished } => {
-                Self::RunFinished { run: run_name(*run), outcome: format!("{:?}", finished.outcome) }
+            Notice::Finished(finished) => {
+                Self::RunFinished { run, outcome: format!("{:?}", finished.outcome) }
             }
+            _ => return None,
         })
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use fleet_core::{
-    DrvPath, Effect, Epoch, Event, Fleet, Notice, RealiseJobId, Record, RunId, RunRequest, SourceId, Time,
+    DrvPath, Effect, Epoch, Event, Fleet, Notice, RealiseJobId, RunId, RunRequest, SourceId, Time,
     Timer, WorkerId,
 };
 use fleet_wire::v1;
@@ -200,10 +200,7 @@ impl Shell {
         while !effects.is_empty() {
             let facts: Vec<Fact> = effects
                 .iter()
-                .filter_map(|effect| match effect {
-                    Effect::Append(record) => Fact::of(record, |run| self.run_name(run)),
-                    _ => None,
-                })
+                .flat_map(|effect| Fact::of(effect, |run| self.run_name(run)))
                 .collect();
             if !facts.is_empty() {
                 self.journal.append(&facts)?;
@@ -211,12 +208,14 @@ impl Shell {
             let mut caused = Vec::new();
             for effect in effects {
                 match effect {
-                    Effect::Append(Record::AttemptEnded { drv, attempt, .. }) => {
-                        self.attempts.end(&drv, attempt);
-                    }
                     Effect::Append(_) => {}
                     Effect::Arm(timer, at) => self.arm(timer, at),
-                    Effect::Notify(run, notice) => self.notify(run, &notice),
+                    Effect::Notify(run, notice) => {
+                        if let Notice::StepFinished { drv, attempt, .. } = &notice {
+                            self.attempts.end(drv, *attempt);
+                        }
+                        self.notify(run, &notice);
+                    }
                     Effect::Send(worker, command) => self.send(worker, command, &mut caused),
                 }
             }

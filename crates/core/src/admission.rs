@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::effect::{Notice, Record, TargetStatus};
+use crate::effect::{Notice, TargetStatus};
 use crate::event::{Evaluated, FailureCode, Goal};
 use crate::fleet::Fleet;
 use crate::graph::{State, StepId};
@@ -13,6 +13,7 @@ use crate::id::{RunId, WorkerId};
 use crate::outcome::StepEnd;
 use crate::run::{Hold, failure};
 use crate::target::{Answer, Stage, TargetRef};
+use crate::worker::Worker;
 
 impl Fleet {
     /// Takes in what an evaluation said about one target.
@@ -37,7 +38,6 @@ impl Fleet {
         let steps = u32::try_from(answer.wanted.len()).unwrap_or(u32::MAX);
         self.advance(at, Stage::Answered(answer));
         let (drv, toplevel) = (evaluated.drv.clone(), evaluated.toplevel.clone());
-        self.append(Record::TargetEvaluated { run: at.run, target: name.clone(), drv: drv.clone() });
         self.notify(at.run, Notice::TargetEvaluated { target: name, drv, toplevel, steps });
     }
 
@@ -143,7 +143,8 @@ impl Fleet {
     fn is_gone(&self, id: StepId, answer: &Answer) -> bool {
         self.graph.step(id).built.is_none_or(|built| {
             let looked_before = built.tick > answer.since;
-            let another_has_it = built.by != answer.worker && self.workers.contains_key(&built.by);
+            let another_has_it =
+                built.by != answer.worker && self.workers.get(&built.by).is_some_and(Worker::is_present);
             !looked_before && !another_has_it
         })
     }
@@ -151,6 +152,9 @@ impl Fleet {
     /// A target of the run wants the step of this derivation.
     fn admit_step(&mut self, run_id: RunId, listed: StepId, answer: &Answer) {
         let id = self.graph.resolve(listed);
+        if let Some(root) = self.retries_failure(id, run_id) {
+            self.reopen(root);
+        }
         let gone = self.is_gone(id, answer);
         let state = self.graph.step(id).state;
         let Some(run) = self.runs.get_mut(&run_id) else { return };
@@ -162,7 +166,7 @@ impl Fleet {
         if state.is_open() || reopens {
             self.graph.ask_for(id, listed);
         }
-        let over = held.is_none_or(|hold| matches!(hold, Hold::Built | Hold::Cached));
+        let over = held.is_none_or(|hold| matches!(hold, Hold::Built | Hold::Cached | Hold::FailedEarlier));
         if !over || (held.is_some() && state == State::Present && !gone) {
             return;
         }
@@ -190,6 +194,11 @@ impl Fleet {
                 run.set_hold(id, Hold::Waiting);
                 self.graph.open(id, run_id);
                 self.doom_by_inputs(id);
+                if self.graph.step(id).state.is_open()
+                    && let Some(failure) = self.believe_earlier_failure(id, run_id)
+                {
+                    self.fail_step(id, failure, StepEnd::NONE);
+                }
             }
         }
     }

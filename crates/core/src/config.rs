@@ -3,8 +3,13 @@
 //! Owns nothing at run time; must not know where values come from (files, flags and environment are the
 //! shells' business).
 
+use serde::{Deserialize, Serialize};
+
+use crate::event::StepLimits;
+
 /// Bounds and patience of a [`Fleet`](crate::Fleet).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FleetConfig {
     /// Runs at a time; a further one fails at once.
     pub max_runs: usize,
@@ -12,7 +17,7 @@ pub struct FleetConfig {
     pub max_hosts: usize,
     /// Derivations known at a time, inputs that were never defined included.
     pub max_steps: usize,
-    /// Worker sessions at a time; a further one gets nothing to do.
+    /// Workers known at a time, connected or not; those gone longest are forgotten for new ones.
     pub max_workers: usize,
     /// What a worker may claim to offer, for slots and eval slots each.
     pub max_slots: u32,
@@ -40,6 +45,21 @@ pub struct FleetConfig {
     pub run_deadline_ms: u64,
     /// Ended runs that views still show.
     pub finished_runs: usize,
+    /// What an attempt may take where no run says otherwise.
+    pub limits: StepLimits,
+    /// How long a worker's leases wait for it when its session has ended; 0 means not at all.
+    pub away_ms: u64,
+    /// How long a worker's older session may still be heard after a newer one knocked, before that means
+    /// that two use one identity: what was on the way arrives within it.
+    pub contended_ms: u64,
+    /// Workers that may be lost with a step before it has failed.
+    pub workers_per_crashing_step: u32,
+    /// Steps that a worker may fail in a row, by no fault of theirs, before it is quarantined; 0 means any.
+    pub quarantine_after: usize,
+    /// How long a quarantined worker rests before it is tried with one step.
+    pub quarantine_rest_ms: u64,
+    /// Failed steps that later runs believe to fail again; 0 means none.
+    pub remember_failures: usize,
 }
 
 impl Default for FleetConfig {
@@ -62,12 +82,32 @@ impl Default for FleetConfig {
             first_worker_within_ms: 30 * 1_000,
             run_deadline_ms: 24 * 60 * 60 * 1_000,
             finished_runs: 64,
+            limits: StepLimits {
+                timeout_s: Some(36_000),
+                max_silent_s: Some(3_600),
+                max_log_bytes: Some(64 << 20),
+                max_output_bytes: None,
+            },
+            away_ms: 2 * 60 * 1_000,
+            contended_ms: 5_000,
+            workers_per_crashing_step: 3,
+            quarantine_after: 3,
+            quarantine_rest_ms: 5 * 60 * 1_000,
+            remember_failures: 4_096,
         }
     }
 }
 
+impl FleetConfig {
+    /// These settings for a fleet in one process: no other worker can join, and nothing is remembered.
+    #[must_use]
+    pub fn embedded(self) -> Self {
+        Self { away_ms: 0, quarantine_after: 0, remember_failures: 0, unplaceable_after_ms: 0, ..self }
+    }
+}
+
 /// Rests that grow by a factor: `base`, `base × factor`, `base × factor²`, … up to `cap`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     /// After the first failure.
     pub base_ms: u64,

@@ -7,31 +7,39 @@ use std::collections::BTreeSet;
 use crate::event::{Failure, FailureCode};
 use crate::fleet::Fleet;
 use crate::graph::{State, StepId};
+use crate::id::DrvPath;
 use crate::outcome::StepEnd;
+use crate::record::Decision;
 
 impl Fleet {
-    /// When all that is wanted waits for each other, makes a step of a cycle in another way, or else fails it.
-    /// Says whether anything changed.
-    pub(crate) fn break_cycle(&mut self) -> bool {
+    /// When all that is wanted waits for each other: a step of a cycle, one that can be made in another way if
+    /// there is one.
+    pub(crate) fn next_cycle(&self) -> Option<Decision> {
         let tally = self.graph.tally;
         if tally.waiting == 0 || tally.ready + tally.delayed + tally.leased > 0 {
-            return false;
+            return None;
         }
-        let waiting = self.graph.ids().find(|id| self.graph.step(*id).state == State::Waiting);
-        let Some(cycle) = waiting.and_then(|id| self.cycle_below(id)) else { return false };
-        if let Some(changed) = cycle.iter().find(|id| self.graph.try_other_way(**id)) {
-            self.doom_by_inputs(*changed);
-            return true;
+        let waiting = self.graph.ids().find(|id| self.graph.step(*id).state == State::Waiting)?;
+        let cycle = self.cycle_below(waiting)?;
+        let other = cycle.iter().find(|id| self.graph.has_other_way(**id));
+        Some(Decision::CycleBroken { drv: self.graph.drv(*other.unwrap_or(&cycle[0])) })
+    }
+
+    /// Makes a step of a cycle in another way, or else fails it.
+    pub(crate) fn break_cycle(&mut self, drv: &DrvPath) -> Option<()> {
+        let id = self.graph.find(drv).filter(|id| self.graph.step(*id).state == State::Waiting)?;
+        if self.graph.try_other_way(id) {
+            self.doom_by_inputs(id);
+            return Some(());
         }
-        let id = cycle[0];
         let failure = Failure {
             code: FailureCode::Infrastructure,
             cause: "it is among its own inputs, by derivations that have the same outputs".into(),
             detail: "".into(),
-            drv: Some(self.graph.drv(id)),
+            drv: Some(drv.clone()),
         };
         self.fail_step(id, failure, StepEnd::NONE);
-        true
+        Some(())
     }
 
     /// The steps of a cycle that is reached from `id`.

@@ -44,7 +44,7 @@ impl Fleet {
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.trees[tree].tries += 1;
         let again = run.trees[tree].tries < self.config.eval_attempts;
-        if again && failure.code == FailureCode::Infrastructure {
+        if again && failure.code.is_infrastructure() {
             self.evals.want_discovery(id, tree);
         } else {
             self.end_run_early(id, Outcome::Failed, Some(failure));
@@ -79,7 +79,8 @@ impl Fleet {
                 run.add_targets(tree, side);
             }
         }
-        let slots = self.workers.values().map(|worker| worker.eval_slots).sum();
+        let slots = self.workers.values().filter(|worker| worker.is_connected());
+        let slots = slots.map(|worker| worker.offer.eval_slots).sum();
         let groups = groups(run, id, self.config.eval_group, slots);
         self.evals.queue.extend(groups);
     }

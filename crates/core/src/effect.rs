@@ -1,4 +1,5 @@
-//! Everything we do in reply.
+//! Everything we do in reply. What must survive a restart are [`Record`]s; facts for people, such as when an
+//! attempt began and ended, follow from commands and notices.
 
 use std::sync::Arc;
 
@@ -9,11 +10,12 @@ use crate::id::{
     DrvPath, Epoch, EvalJobId, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, Session, Side,
     SourceId, System, Target, Time, WorkerId,
 };
+use crate::record::Record;
 
 /// One thing to do. The shell makes all appends of a batch durable before it performs the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// Keep this fact.
+    /// Keep this for a restart.
     Append(Record),
     /// Tell a worker.
     Send(WorkerId, Command),
@@ -21,61 +23,6 @@ pub enum Effect {
     Notify(RunId, Notice),
     /// Come back with [`Event::TimerFired`](crate::Event::TimerFired) at this time or later.
     Arm(Timer, Time),
-}
-
-/// What must survive a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Record {
-    /// A run began.
-    RunSubmitted {
-        /// Which.
-        run: RunId,
-    },
-    /// A target got its derivation.
-    TargetEvaluated {
-        /// Whose.
-        run: RunId,
-        /// Which.
-        target: Target,
-        /// Its toplevel's derivation.
-        drv: DrvPath,
-    },
-    /// An attempt was counted, before its lease is sent.
-    AttemptStarted {
-        /// Of which step.
-        drv: DrvPath,
-        /// From 1.
-        attempt: u32,
-        /// Under which lease.
-        lease: LeaseId,
-        /// Fence.
-        epoch: Epoch,
-    },
-    /// An attempt ended.
-    AttemptEnded {
-        /// Of which step.
-        drv: DrvPath,
-        /// Which.
-        attempt: u32,
-        /// How.
-        status: StepStatus,
-    },
-    /// A target ended.
-    TargetSettled {
-        /// Whose.
-        run: RunId,
-        /// Which.
-        target: Target,
-        /// How.
-        settled: Settled,
-    },
-    /// A run ended: exactly once.
-    RunFinished {
-        /// Which.
-        run: RunId,
-        /// How.
-        finished: Finished,
-    },
 }
 
 /// An order to a worker.

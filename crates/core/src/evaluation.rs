@@ -3,6 +3,7 @@
 //! Owns the queue of discoveries and groups of hosts, and the jobs that workers hold. A host of a run that
 //! waits for its evaluation is in exactly one of the two.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::event::{EvalReport, Evaluated, Failure, FailureCode};
 use crate::fleet::Fleet;
 use crate::graph::StepId;
 use crate::id::{Epoch, EvalJobId, Host, RunId, Side, Time, WorkerId};
+use crate::record::Decision;
 use crate::run::failure;
 use crate::sabotage::Sabotage;
 use crate::target::{Stage, TargetRef};
@@ -38,7 +40,7 @@ pub(crate) struct EvalWork {
 #[derive(Debug)]
 pub(crate) struct EvalJob {
     pub(crate) worker: WorkerId,
-    epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// What is not answered yet.
     pub(crate) work: EvalWork,
     /// The event with which it, or the host that is looked at, began.
@@ -49,6 +51,13 @@ pub(crate) struct EvalJob {
     progressed: bool,
 }
 
+impl EvalJob {
+    /// Whether looking at this host would be new.
+    pub(crate) fn turns_to(&self, host: u32) -> bool {
+        self.current != Some(host)
+    }
+}
+
 impl Evals {
     pub(crate) fn want_discovery(&mut self, run: RunId, tree: usize) {
         self.queue.push_back(EvalWork { run, tree, hosts: None });
@@ -56,22 +65,29 @@ impl Evals {
 }
 
 impl Fleet {
-    /// Gives waiting work to workers that evaluate, first come, first served.
-    pub(crate) fn place_evals(&mut self) {
-        while !self.evals.queue.is_empty() {
-            let free = self.workers.iter().map(|(id, worker)| (worker.free_eval_slots(), *id));
-            // The idlest, and of these the oldest session.
-            let best =
-                free.filter(|(free, _)| *free > 0).max_by_key(|(free, id)| (*free, std::cmp::Reverse(*id)));
-            let Some((_, worker)) = best else { return };
-            let Some(work) = self.evals.queue.pop_front() else { return };
-            self.start_eval(worker, work);
-        }
+    /// Who is to do the work that waits longest, if anyone has room.
+    pub(crate) fn next_eval(&self) -> Option<Decision> {
+        let EvalWork { run, tree, hosts } = self.evals.queue.front()?.clone();
+        let takes_work = self.workers.iter().filter(|(_, worker)| self.takes_work(worker));
+        let free = takes_work.map(|(id, worker)| (worker.free_eval_slots(), *id));
+        // The idlest, and of these the one known longest.
+        let (_, worker) =
+            free.filter(|(free, _)| *free > 0).max_by_key(|(free, id)| (*free, Reverse(*id)))?;
+        let grant = self.next_grant();
+        Some(Decision::EvalGranted { worker, job: EvalJobId(grant), epoch: Epoch(grant), run, tree, hosts })
     }
 
-    fn start_eval(&mut self, id: WorkerId, work: EvalWork) {
-        let (job, epoch) = self.grant_eval();
-        let (Some(run), Some(worker)) = (self.runs.get(&work.run), self.workers.get_mut(&id)) else { return };
+    /// Takes work from the queue and gives it to a worker.
+    pub(crate) fn start_eval(
+        &mut self,
+        id: WorkerId,
+        job: EvalJobId,
+        epoch: Epoch,
+        work: &EvalWork,
+    ) -> Option<()> {
+        let at = self.evals.queue.iter().position(|waiting| waiting == work)?;
+        let (run, worker) = (self.runs.get(&work.run)?, self.workers.get_mut(&id)?);
+        let work = self.evals.queue.remove(at)?;
         let task = match &work.hosts {
             None => EvalTask::Discover(run.request.selection.kinds.clone()),
             Some(hosts) => {
@@ -80,11 +96,13 @@ impl Fleet {
         };
         let source = run.trees[work.tree].source;
         worker.evals.insert(job);
+        self.granted(epoch);
         self.evals.jobs.insert(
             job,
             EvalJob { worker: id, epoch, work, since: self.tick, current: None, progressed: false },
         );
         self.send(id, Command::StartEval { job, epoch, source, task });
+        Some(())
     }
 
     pub(crate) fn eval_reported(
@@ -163,7 +181,7 @@ impl Fleet {
     }
 
     /// The number of a host that the job still owes an answer for, and the job's tree.
-    fn host_of_job(&self, id: EvalJobId, host: &Host) -> Option<(u32, usize)> {
+    pub(crate) fn host_of_job(&self, id: EvalJobId, host: &Host) -> Option<(u32, usize)> {
         let job = self.evals.jobs.get(&id)?;
         let run = self.runs.get(&job.work.run)?;
         let found = run.hosts.binary_search_by(|entry| entry.host.cmp(host)).ok()?;
@@ -200,12 +218,30 @@ impl Fleet {
         self.hosts_failed(run, tree, &forgotten, &lost);
     }
 
+    /// The coordinator started: what was being evaluated waits again, and nobody is to blame.
+    pub(crate) fn resume_evals(&mut self) {
+        // Backwards, so that the oldest ends up in front.
+        let jobs: Vec<EvalJobId> = self.evals.jobs.keys().rev().copied().collect();
+        for id in jobs {
+            let Some(EvalJob { work, .. }) = self.end_eval(id) else { continue };
+            for host in work.hosts.iter().flatten() {
+                for side in self.sides_of(work.run, work.tree) {
+                    self.advance(TargetRef { run: work.run, host: *host, side }, Stage::Found);
+                }
+            }
+            match work.hosts {
+                None => self.evals.queue.push_front(work),
+                Some(hosts) => self.requeue_hosts(work.run, work.tree, hosts),
+            }
+        }
+    }
+
     /// A worker is gone: what its job has not answered goes back to the queue.
     pub(crate) fn eval_lost(&mut self, id: EvalJobId, worker: &Arc<str>) {
         let Some(job) = self.end_eval(id) else { return };
         let EvalWork { run, tree, hosts } = job.work;
         self.touched.insert(run);
-        let failure = failure(FailureCode::Infrastructure, format!("worker {worker} was lost"));
+        let failure = failure(FailureCode::WorkerLost, format!("worker {worker} was lost"));
         match hosts {
             None => self.discovery_failed(run, tree, failure),
             Some(hosts) => self.hosts_failed(run, tree, &hosts, &failure),
@@ -229,7 +265,7 @@ impl Fleet {
             let mut retried = false;
             for side in self.sides_of(run, tree) {
                 let at = TargetRef { run, host: *host, side };
-                if failure.code == FailureCode::Infrastructure && self.may_evaluate_again(at) {
+                if failure.code.is_infrastructure() && self.may_evaluate_again(at) {
                     retried = true;
                     self.advance(at, Stage::Found);
                 } else {
@@ -262,15 +298,17 @@ impl Fleet {
     }
 
     /// No worker evaluates, and the patience is over.
-    pub(crate) fn fail_waiting_evals(&mut self) {
-        let failure = failure(FailureCode::NoWorker, "no connected worker evaluates");
-        for EvalWork { run, tree, hosts } in std::mem::take(&mut self.evals.queue) {
+    pub(crate) fn give_up_evals(&mut self, failure: &Failure) -> Option<()> {
+        let queue = std::mem::take(&mut self.evals.queue);
+        queue.front()?;
+        for EvalWork { run, tree, hosts } in queue {
             self.touched.insert(run);
             match hosts {
                 None => self.discovery_failed(run, tree, failure.clone()),
-                Some(hosts) => self.hosts_failed(run, tree, &hosts, &failure),
+                Some(hosts) => self.hosts_failed(run, tree, &hosts, failure),
             }
         }
+        Some(())
     }
 
     /// Stops all evaluation for a run.

@@ -1,20 +1,22 @@
 //! The one function that decides, and everything it decides upon.
 //!
-//! Owns all state; the files beside it hold the rules of one matter each. After the event itself come, in
-//! this order: withdrawal of what ended early, work for idle workers, patience with what fits none, and at
-//! last counts and the end of runs.
+//! Owns all state; the files beside it hold the rules of one matter each. An event that is heeded is recorded
+//! and taken in. Then follow, in this order: withdrawal of what ended early, work for idle workers, giving up
+//! on what fits none, and at last counts and the end of runs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::FleetConfig;
-use crate::effect::{Command, Effect, Notice, Record};
-use crate::evaluation::Evals;
+use crate::earlier::Earlier;
+use crate::effect::{Command, Effect, Notice};
+use crate::evaluation::{EvalWork, Evals};
 use crate::event::{Event, Timer};
 use crate::graph::{Graph, StepId};
-use crate::id::{Epoch, EvalJobId, LeaseId, RealiseJobId, RunId, Time, WorkerId};
+use crate::id::{Epoch, LeaseId, RunId, Time, WorkerId};
 use crate::lease::Lease;
-use crate::placement::Refusal;
+use crate::placement::Objection;
 use crate::realise::Realises;
+use crate::record::{Decision, Record};
 use crate::run::Run;
 use crate::sabotage::Sabotage;
 use crate::target::TargetRef;
@@ -26,7 +28,7 @@ use crate::worker::Worker;
 pub struct Fleet {
     pub(crate) config: FleetConfig,
     pub(crate) now: Time,
-    /// Events so far: orders causes that happen at the same time.
+    /// Heeded events so far: orders causes that happen at the same time.
     pub(crate) tick: u64,
     pub(crate) graph: Graph,
     pub(crate) runs: BTreeMap<RunId, Run>,
@@ -36,18 +38,29 @@ pub struct Fleet {
     pub(crate) evals: Evals,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) realises: Realises,
-    /// Steps that some workers cannot build.
-    pub(crate) refusals: BTreeMap<StepId, Refusal>,
+    /// Steps that are not for every worker that fits.
+    pub(crate) objections: BTreeMap<StepId, Objection>,
+    /// Failures that later runs believe.
+    pub(crate) earlier: Earlier,
     /// Targets by the toplevel they wait for.
     pub(crate) waiters: BTreeMap<StepId, Vec<TargetRef>>,
     /// Runs that this event changed.
     pub(crate) touched: BTreeSet<RunId>,
+    /// Runs that got a verdict, and have not been withdrawn.
+    pub(crate) ending: BTreeSet<RunId>,
     /// Whether a worker ever joined.
     pub(crate) met_worker: bool,
     /// When [`Timer::Unplaceable`] is due, if it is armed.
     pub(crate) patience_ends: Option<Time>,
-    grants: u64,
-    effects: Vec<Effect>,
+    /// Since when the first of what fits no worker does.
+    pub(crate) stranded_since: Option<Time>,
+    /// The number of the last worker, whether or not it is still known.
+    pub(crate) last_worker: u64,
+    /// The number of the last job or lease.
+    pub(crate) grants: u64,
+    /// While history is replayed: what was decided.
+    pub(crate) script: Option<VecDeque<Decision>>,
+    pub(crate) effects: Vec<Effect>,
     pub(crate) sabotage: Sabotage,
 }
 
@@ -65,38 +78,59 @@ impl Fleet {
             evals: Evals::default(),
             leases: BTreeMap::new(),
             realises: Realises::default(),
-            refusals: BTreeMap::new(),
+            objections: BTreeMap::new(),
+            earlier: Earlier::default(),
             waiters: BTreeMap::new(),
             touched: BTreeSet::new(),
+            ending: BTreeSet::new(),
             met_worker: false,
             patience_ends: None,
+            stranded_since: None,
+            last_worker: 0,
             grants: 0,
+            script: None,
             effects: Vec::new(),
             sabotage: Sabotage::Nothing,
         }
     }
 
-    /// The id of the worker with this name: the one it has, or one that no other had.
-    pub fn worker_named(&self, name: &str) -> WorkerId {
-        let known = self.workers.iter().find(|(_, worker)| &*worker.name == name);
-        known.map_or_else(
-            || WorkerId(self.workers.keys().next_back().map_or(1, |last| last.0 + 1)),
-            |(id, _)| *id,
-        )
-    }
-
     /// Takes in what happened and answers what to do. The same events at the same times give the same
     /// effects. A time before the last one counts as the last one.
     pub fn apply(&mut self, now: Time, event: Event) -> Vec<Effect> {
-        self.now = self.now.max(now);
+        let now = self.now.max(now);
+        if self.heeds(now, &event) {
+            if self.tick == 0 || matches!(event, Event::Restarted { .. }) {
+                self.append(Record::Configured(Box::new(self.config.clone())));
+            }
+            if !(self.sabotaged(Sabotage::ForgetLosses) && matches!(event, Event::WorkerLost { .. })) {
+                self.append(Record::Happened { at: now, event: event.clone() });
+            }
+            self.take_in(now, event);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The time of the last event that was heeded. After a restart the clock goes on from here.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Everything that follows from an event, whether it happens now or is replayed.
+    pub(crate) fn take_in(&mut self, now: Time, event: Event) {
+        self.now = now;
         self.tick += 1;
         match event {
             Event::RunSubmitted { run, request } => self.run_submitted(run, request),
             Event::RunCancelled { run } => self.run_cancelled(run),
-            Event::Restarted { epoch_floor } => self.grants = self.grants.max(epoch_floor.0),
-            Event::WorkerJoined { worker, hello, .. } => self.worker_joined(worker, &hello),
-            Event::WorkerHeard { .. } | Event::WorkerOrdered { .. } => {}
+            Event::Restarted { epoch_floor } => self.restarted(epoch_floor),
+            Event::WorkerJoined { worker, session, hello, holds } => {
+                self.worker_joined(worker, session, &hello, &holds);
+            }
+            Event::WorkerHeard { worker, load, .. } => self.worker_heard(worker, load),
             Event::WorkerLost { worker, .. } => self.worker_lost(worker),
+            Event::WorkerOrdered { worker, name, order, reason } => {
+                self.worker_ordered(worker, &name, order, &reason);
+            }
             Event::EvalReported { worker, job, epoch, report } => {
                 self.eval_reported(worker, job, epoch, report);
             }
@@ -108,33 +142,70 @@ impl Fleet {
             Event::TimerFired { timer } => self.timer_fired(timer),
         }
         self.follow_up();
-        std::mem::take(&mut self.effects)
     }
 
     fn timer_fired(&mut self, timer: Timer) {
         match timer {
             Timer::RetryStep(drv) => self.retry_step(&drv),
-            Timer::Unplaceable => self.patience_ended(),
+            Timer::Unplaceable => self.patience_ends = None,
             Timer::RunDeadline(run) => self.run_overdue(run),
-            Timer::WorkerAway(..) | Timer::Canary(_) => {}
+            Timer::WorkerAway(worker, _) => self.worker_stayed_away(worker),
+            Timer::Canary(worker) => self.canary_due(worker),
         }
     }
 
-    /// Everything that follows from the event. Giving up on something may end a run early, which frees
-    /// workers, so this goes round until nothing is given up; each round ends at least one step or target.
+    /// Everything that is to be decided after the event. Giving up on something may end a run early, which
+    /// frees workers, so this goes round until nothing is left; each round ends or grants something.
     fn follow_up(&mut self) {
         loop {
             self.withdraw_ended_runs();
-            if !self.sabotaged(Sabotage::LeaveIdle) || self.tick.is_multiple_of(2) {
-                self.place_evals();
-                self.place_steps();
-                self.place_realises();
+            let Some(decision) = self.next_decision() else { break };
+            if !(self.sabotaged(Sabotage::ForgetGrants) && self.tick.is_multiple_of(8)) {
+                self.append(Record::Decided(decision.clone()));
             }
-            if !self.give_up_stranded() && !self.break_cycle() {
+            if !self.enact(decision.clone()) {
+                // Only a history can be wrong: what is decided now is made of what is there.
+                self.script.get_or_insert_default().push_front(decision);
                 break;
             }
         }
+        self.wait_for_workers();
         self.report_progress();
+    }
+
+    fn next_decision(&mut self) -> Option<Decision> {
+        if let Some(script) = &mut self.script {
+            return script.pop_front();
+        }
+        let idle = self.sabotaged(Sabotage::LeaveIdle) && !self.tick.is_multiple_of(2);
+        let placed = if idle { None } else { self.next_placement() };
+        placed.or_else(|| self.next_given_up()).or_else(|| self.next_cycle())
+    }
+
+    fn next_placement(&self) -> Option<Decision> {
+        self.next_eval().or_else(|| self.next_lease()).or_else(|| self.next_realise())
+    }
+
+    /// Does what was decided; false if it does not fit what is there.
+    fn enact(&mut self, decision: Decision) -> bool {
+        let done = match decision {
+            Decision::EvalGranted { worker, job, epoch, run, tree, hosts } => {
+                self.start_eval(worker, job, epoch, &EvalWork { run, tree, hosts })
+            }
+            Decision::LeaseGranted { worker, lease, epoch, steps } => {
+                self.lease_steps(worker, lease, epoch, &steps)
+            }
+            Decision::RealiseGranted { worker, job, epoch, run, host, side } => {
+                self.start_realise(worker, job, epoch, TargetRef { run, host, side })
+            }
+            Decision::EvalsGivenUp { failure } => self.give_up_evals(&failure),
+            Decision::StepGivenUp { drv, failure } => self.give_up_step(&drv, failure),
+            Decision::RealiseGivenUp { run, host, side, failure } => {
+                self.give_up_realise(TargetRef { run, host, side }, failure)
+            }
+            Decision::CycleBroken { drv } => self.break_cycle(&drv),
+        };
+        done.is_some()
     }
 
     pub(crate) fn append(&mut self, record: Record) {
@@ -153,25 +224,14 @@ impl Fleet {
         self.effects.push(Effect::Arm(timer, at));
     }
 
-    /// A number that no job or lease had before, and its epoch.
-    fn grant(&mut self) -> (u64, Epoch) {
-        self.grants += 1;
-        (self.grants, Epoch(self.grants))
+    /// A number that no job or lease had before.
+    pub(crate) fn next_grant(&self) -> u64 {
+        self.grants + 1
     }
 
-    pub(crate) fn grant_lease(&mut self) -> (LeaseId, Epoch) {
-        let (id, epoch) = self.grant();
-        (LeaseId(id), epoch)
-    }
-
-    pub(crate) fn grant_eval(&mut self) -> (EvalJobId, Epoch) {
-        let (id, epoch) = self.grant();
-        (EvalJobId(id), epoch)
-    }
-
-    pub(crate) fn grant_realise(&mut self) -> (RealiseJobId, Epoch) {
-        let (id, epoch) = self.grant();
-        (RealiseJobId(id), epoch)
+    /// Every epoch is also the number of its job or lease.
+    pub(crate) fn granted(&mut self, epoch: Epoch) {
+        self.grants = self.grants.max(epoch.0);
     }
 }
 

@@ -181,6 +181,12 @@ impl Graph {
         DrvPath(Arc::clone(self.drvs.text(self.step(id).definition.0)))
     }
 
+    /// What names a step for ever: its first output, or its derivation where outputs float.
+    pub(crate) fn key_text(&self, id: StepId) -> Arc<str> {
+        let first = self.outputs(id).first().map(|output| &output.0);
+        Arc::clone(first.unwrap_or_else(|| self.drvs.text(id.0)))
+    }
+
     /// How a step is made at present.
     pub(crate) fn definition(&self, id: StepId) -> Definition {
         self.step(self.step(id).definition).made

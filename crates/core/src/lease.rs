@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::effect::{Command, LeasedStep, Notice, Record, StepStatus};
+use crate::effect::{Command, LeasedStep, Notice, StepStatus};
 use crate::event::{Failure, FailureClass, FailureCode, StepLimits, StepOutcome, StepReport, Timer};
 use crate::fleet::Fleet;
 use crate::graph::{State, StepId};
@@ -19,41 +19,80 @@ use crate::sabotage::Sabotage;
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) worker: WorkerId,
-    epoch: Epoch,
+    pub(crate) epoch: Epoch,
     granted: Time,
-    /// Those not reported yet, and the attempt of each.
-    pub(crate) steps: Vec<(StepId, u32)>,
+    /// Those not reported yet.
+    pub(crate) steps: Vec<Leased>,
+}
+
+/// One step of a lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leased {
+    pub(crate) step: StepId,
+    attempt: u32,
+    pub(crate) limits: StepLimits,
+}
+
+/// How a worker loses a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It is gone, perhaps because of what it built.
+    Crash,
+    /// It was taken from it: nobody is to blame.
+    Withdrawn,
+}
+
+impl Lease {
+    pub(crate) fn position(&self, step: StepId) -> Option<usize> {
+        self.steps.iter().position(|leased| leased.step == step)
+    }
 }
 
 impl Fleet {
+    /// What is leased to a worker.
+    pub(crate) fn leased_step(&self, leased: &Leased) -> LeasedStep {
+        let Leased { step, attempt, limits } = *leased;
+        LeasedStep { drv: self.graph.drv(step), attempt, limits }
+    }
+
+    /// The next attempt of a step, as it would be leased now.
+    pub(crate) fn next_attempt(&self, step: StepId) -> LeasedStep {
+        let attempt = self.graph.step(step).attempts + 1;
+        self.leased_step(&Leased { step, attempt, limits: self.limits_of(step) })
+    }
+
     /// Gives ready steps to a worker.
-    pub(crate) fn lease_steps(&mut self, worker: WorkerId, steps: &[StepId]) {
-        let (lease, epoch) = self.grant_lease();
-        let Some(holder) = self.workers.get_mut(&worker) else { return };
-        holder.leases.insert(lease);
+    pub(crate) fn lease_steps(
+        &mut self,
+        worker: WorkerId,
+        lease: LeaseId,
+        epoch: Epoch,
+        steps: &[LeasedStep],
+    ) -> Option<()> {
         let mut leased = Vec::with_capacity(steps.len());
-        let mut attempts = Vec::with_capacity(steps.len());
-        for id in steps {
-            let step = self.graph.step_mut(*id);
-            step.attempts += 1;
-            let attempt = step.attempts;
-            attempts.push((*id, attempt));
+        for LeasedStep { drv, attempt, limits } in steps {
+            let step = self.graph.find(drv).filter(|step| self.graph.step(*step).state == State::Ready)?;
+            leased.push(Leased { step, attempt: *attempt, limits: *limits });
+        }
+        self.workers.get_mut(&worker)?.leases.insert(lease);
+        self.granted(epoch);
+        for Leased { step, attempt, .. } in &leased {
+            self.graph.step_mut(*step).attempts = *attempt;
             if !self.sabotaged(Sabotage::LeaseTwice) || !self.tick.is_multiple_of(8) {
-                self.graph.shift(*id, State::Leased(lease));
+                self.graph.shift(*step, State::Leased(lease));
             }
-            let drv = self.graph.drv(*id);
-            self.append(Record::AttemptStarted { drv: drv.clone(), attempt, lease, epoch });
-            leased.push(LeasedStep { drv, attempt, limits: StepLimits::default() });
         }
-        self.leases.insert(lease, Lease { worker, epoch, granted: self.now, steps: attempts });
-        for id in steps {
-            let runs: Vec<RunId> = self.graph.interested(*id).collect();
+        let ids: Vec<StepId> = leased.iter().map(|leased| leased.step).collect();
+        self.leases.insert(lease, Lease { worker, epoch, granted: self.now, steps: leased });
+        for id in ids {
+            let runs: Vec<RunId> = self.graph.interested(id).collect();
             for run in &runs {
-                self.set_hold(*run, *id, Hold::Running);
+                self.set_hold(*run, id, Hold::Running);
             }
-            self.tell_started(*id, &runs);
+            self.tell_started(id, &runs);
         }
-        self.send(worker, Command::StartLease { lease, epoch, steps: leased });
+        self.send(worker, Command::StartLease { lease, epoch, steps: steps.to_vec() });
+        Some(())
     }
 
     /// Tells runs that a leased step is being built.
@@ -95,58 +134,66 @@ impl Fleet {
         let Some(step) = self.graph.find(drv) else { return };
         if !self.is_current(worker, id, epoch) {
             let built = matches!(outcome, StepOutcome::Built(_)) && self.graph.step(step).state.is_open();
-            if !(built && self.sabotaged(Sabotage::AcceptStaleReports)) {
-                return;
+            if built && self.sabotaged(Sabotage::AcceptStaleReports) {
+                self.complete_step(step, Hold::Built, worker, Vec::new(), StepEnd::NONE);
             }
-            self.complete_step(step, Hold::Built, worker, Vec::new(), StepEnd::NONE);
             return;
         }
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        let Some(at) = lease.steps.iter().position(|(leased, _)| *leased == step) else { return };
-        let (_, attempt) = lease.steps.remove(at);
+        let Some(at) = lease.position(step) else { return };
+        let leased = lease.steps.remove(at);
         if lease.steps.is_empty() {
             self.end_lease(id);
         }
-        let end = StepEnd { attempt, duration_ms };
+        let end = StepEnd { attempt: leased.attempt, duration_ms };
         match outcome {
             StepOutcome::Built(outputs) => {
-                self.record_end(step, attempt, StepStatus::Built);
+                self.absolve(worker);
                 self.complete_step(step, Hold::Built, worker, outputs, end);
             }
             StepOutcome::AlreadyValid(outputs) => {
-                self.record_end(step, attempt, StepStatus::Built);
+                self.absolve(worker);
                 self.complete_step(step, Hold::Cached, worker, outputs, end);
             }
-            StepOutcome::Failed(class, failure) => self.attempt_failed(worker, step, class, failure, end),
+            StepOutcome::Failed(class, failure) => self.attempt_failed(worker, &leased, class, failure, end),
         }
     }
 
-    fn is_current(&self, worker: WorkerId, lease: LeaseId, epoch: Epoch) -> bool {
+    /// Whether this worker has this lease, under this epoch.
+    pub(crate) fn is_current(&self, worker: WorkerId, lease: LeaseId, epoch: Epoch) -> bool {
         self.leases.get(&lease).is_some_and(|lease| lease.worker == worker && lease.epoch == epoch)
     }
 
     pub(crate) fn lease_finished(&mut self, worker: WorkerId, id: LeaseId, epoch: Epoch) {
-        if self.is_current(worker, id, epoch) {
-            let failure = failure(FailureCode::Infrastructure, "the worker ended its lease without a result");
-            self.steps_lost(id, &failure, Resume::AfterRest);
+        if !self.is_current(worker, id, epoch) {
+            return;
+        }
+        let Some(lease) = self.end_lease(id) else { return };
+        let failure = failure(FailureCode::Infrastructure, "the worker ended its lease without a result");
+        for leased in &lease.steps {
+            let end = StepEnd { attempt: leased.attempt, duration_ms: self.now.since_ms(lease.granted) };
+            self.attempt_failed(worker, leased, FailureClass::Infrastructure, failure.clone(), end);
         }
     }
 
-    /// A lease's worker is gone.
-    pub(crate) fn lease_lost(&mut self, id: LeaseId, worker: &Arc<str>) {
-        let failure = failure(FailureCode::Infrastructure, format!("worker {worker} was lost"));
-        self.steps_lost(id, &failure, Resume::AtOnce);
-    }
-
-    fn steps_lost(&mut self, id: LeaseId, failure: &Failure, again: Resume) {
+    /// A lease's worker has it no more.
+    pub(crate) fn lease_lost(&mut self, id: LeaseId, worker: &Arc<str>, loss: Loss) {
         let Some(lease) = self.end_lease(id) else { return };
-        for (step, attempt) in lease.steps {
-            let end = StepEnd { attempt, duration_ms: self.now.since_ms(lease.granted) };
-            self.attempt_failed(lease.worker, step, FailureClass::Infrastructure, failure.clone(), end);
-            // A lost worker's steps need no rest: another worker is not to blame.
-            if again == Resume::AtOnce && matches!(self.graph.step(step).state, State::Delayed(_)) {
-                self.resume_step(step);
+        for leased in lease.steps {
+            let end = StepEnd { attempt: leased.attempt, duration_ms: self.now.since_ms(lease.granted) };
+            let mut failure = failure(FailureCode::WorkerLost, format!("worker {worker} was lost"));
+            let mut verdict = Verdict::Again { after_ms: 0 };
+            if loss == Loss::Crash {
+                let step = self.graph.step_mut(leased.step);
+                verdict = step.tries.judge_loss(&self.config);
+                if verdict == Verdict::Final {
+                    let lost = step.tries.losses();
+                    failure.cause = format!("{lost} workers were lost with it, the last was {worker}").into();
+                }
+                self.blame_worker(leased.step, lease.worker, &failure);
             }
+            self.end_attempt(leased.step, verdict, failure, end);
+            self.doom_by_inputs(leased.step);
         }
     }
 
@@ -161,37 +208,52 @@ impl Fleet {
         Some(lease)
     }
 
-    fn record_end(&mut self, step: StepId, attempt: u32, status: StepStatus) {
-        let drv = self.graph.drv(step);
-        self.append(Record::AttemptEnded { drv, attempt, status });
-    }
-
-    /// An attempt brought nothing: another follows, here or elsewhere, or the step has failed.
+    /// An attempt brought nothing, and the worker says why.
     fn attempt_failed(
         &mut self,
         worker: WorkerId,
-        id: StepId,
+        leased: &Leased,
         class: FailureClass,
         failure: Failure,
         end: StepEnd,
     ) {
+        let id = leased.step;
         let kind = self.graph.definition(id).kind;
-        let verdict = self.graph.step_mut(id).tries.judge(class, kind, &self.config);
+        if class.blames_worker() {
+            self.blame_worker(id, worker, &failure);
+        }
+        let verdict = match self.graph.step_mut(id).tries.judge(class, kind, &self.config) {
+            // Whoever joined meanwhile grants it more than this attempt got.
+            Verdict::Final if self.is_cut_short(leased, class) => Verdict::Again { after_ms: 0 },
+            Verdict::Elsewhere if !self.refused(id, worker, &failure) => {
+                let failure = self.no_worker(id);
+                self.end_attempt(id, Verdict::Final, failure, end);
+                return;
+            }
+            Verdict::Final => {
+                self.remember_failure(leased, class, kind, &failure);
+                Verdict::Final
+            }
+            other => other,
+        };
+        self.end_attempt(id, verdict, failure, end);
+        if class == FailureClass::InputMissing && self.graph.step(id).state.is_open() {
+            self.graph.try_other_way(id);
+        }
+        self.doom_by_inputs(id);
+    }
+
+    /// Another attempt follows, here or elsewhere, or the step has failed.
+    fn end_attempt(&mut self, id: StepId, verdict: Verdict, failure: Failure, end: StepEnd) {
         let verdict = match verdict {
             Verdict::Final if self.sabotaged(Sabotage::RetryForEver) => Verdict::Again { after_ms: 1 },
-            Verdict::Elsewhere if !self.refused(id, worker, &failure) => Verdict::Final,
             other => other,
         };
         if verdict == Verdict::Final {
-            self.record_end(id, end.attempt, StepStatus::Failed);
-            let failure = match class {
-                FailureClass::Placement => self.no_worker(id),
-                _ => Failure { drv: Some(self.graph.drv(id)), ..failure },
-            };
+            let failure = Failure { drv: Some(self.graph.drv(id)), ..failure };
             self.fail_step(id, failure, end);
             return;
         }
-        self.record_end(id, end.attempt, StepStatus::Retried);
         let runs: Vec<RunId> = self.graph.interested(id).collect();
         for run in &runs {
             self.set_hold(*run, id, Hold::Waiting);
@@ -206,10 +268,6 @@ impl Fleet {
             _ => self.graph.startable(id),
         };
         self.graph.shift(id, state);
-        if class == FailureClass::InputMissing {
-            self.graph.try_other_way(id);
-        }
-        self.doom_by_inputs(id);
     }
 
     pub(crate) fn retry_step(&mut self, drv: &DrvPath) {
@@ -218,35 +276,22 @@ impl Fleet {
             && until <= self.now
             && self.sabotage != Sabotage::OversleepRetries
         {
-            self.resume_step(id);
+            self.graph.shift(id, self.graph.startable(id));
+            self.doom_by_inputs(id);
         }
-    }
-
-    /// A step has rested enough.
-    fn resume_step(&mut self, id: StepId) {
-        self.graph.shift(id, self.graph.startable(id));
-        self.doom_by_inputs(id);
     }
 
     /// Nobody wants this step of a lease any more; `run` was the last that did.
     pub(crate) fn withdraw_from_lease(&mut self, id: LeaseId, step: StepId, run: RunId) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        let Some(at) = lease.steps.iter().position(|(leased, _)| *leased == step) else { return };
-        let (_, attempt) = lease.steps.remove(at);
-        let end = StepEnd { attempt, duration_ms: self.now.since_ms(lease.granted) };
+        let Some(at) = lease.position(step) else { return };
+        let leased = lease.steps.remove(at);
+        let end = StepEnd { attempt: leased.attempt, duration_ms: self.now.since_ms(lease.granted) };
         if lease.steps.is_empty()
             && let Some(lease) = self.end_lease(id)
         {
             self.send(lease.worker, Command::CancelLease { lease: id, epoch: lease.epoch });
         }
-        self.record_end(step, attempt, StepStatus::Cancelled);
         self.tell_ended(step, &[run], StepStatus::Cancelled, end, None);
     }
-}
-
-/// When lost steps are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resume {
-    AtOnce,
-    AfterRest,
 }

@@ -41,6 +41,7 @@ impl Fleet {
         }
         let runs = self.conclude(id, State::Present, hold);
         self.graph.step_mut(id).claims = 0;
+        self.forget_failure(id);
         self.tell_ended(id, &runs, StepStatus::Built, end, None);
         self.wake_targets(id);
     }
@@ -103,7 +104,7 @@ impl Fleet {
                 run.counts.built -= 1;
             }
         }
-        self.refusals.remove(&id);
+        self.objections.remove(&id);
         self.graph.forget_ways(id);
         self.graph.shift(id, to);
         runs
@@ -188,7 +189,7 @@ impl Fleet {
             if let State::Leased(lease) = state {
                 self.withdraw_from_lease(lease, step, id);
             }
-            self.refusals.remove(&step);
+            self.objections.remove(&step);
             self.graph.forget_ways(step);
             self.graph.shift(step, State::Idle);
         }

@@ -3,62 +3,98 @@
 //! Owns the times since which things wait for a worker, and the one timer over all of them.
 
 use crate::config::FleetConfig;
-use crate::effect::TargetStatus;
 use crate::event::{Failure, FailureCode, Timer};
 use crate::fleet::Fleet;
 use crate::graph::{ClassId, State, StepId};
-use crate::id::Time;
+use crate::id::{DrvPath, Time};
 use crate::outcome::StepEnd;
+use crate::record::Decision;
 use crate::run::failure;
+use crate::target::TargetRef;
+use crate::worker::Worker;
 
 impl Fleet {
-    /// Notes what fits no connected worker and since when. Without patience, gives it up at once and says
-    /// whether there was any.
-    pub(crate) fn give_up_stranded(&mut self) -> bool {
-        let Some(since) = self.note_stranded() else { return false };
+    /// Something that fits no worker, and has waited long enough for one.
+    pub(crate) fn next_given_up(&mut self) -> Option<Decision> {
+        self.note_stranded();
+        self.stranded_since?;
         let patience_ms = self.patience_ms();
-        if patience_ms == 0 {
-            self.fail_stranded(self.now);
-            return true;
+        let over =
+            |stranded: &Option<Time>| stranded.is_some_and(|since| since.plus_ms(patience_ms) <= self.now);
+        if over(&self.evals.stranded) {
+            let failure = failure(FailureCode::NoWorker, "no connected worker evaluates");
+            return Some(Decision::EvalsGivenUp { failure });
         }
-        let due = since.plus_ms(patience_ms);
+        if over(&self.realises.stranded)
+            && let Some(TargetRef { run, host, side }) = self.unrealisable()
+        {
+            let failure = failure(FailureCode::NoWorker, "no connected worker can realise its toplevel");
+            return Some(Decision::RealiseGivenUp { run, host, side, failure });
+        }
+        let classes = self.graph.classes.busy().map(|id| self.graph.classes.get(id));
+        let unfit = classes.filter(|class| over(&class.stranded)).flat_map(|class| &class.ready);
+        let refused = self.objections.iter().filter(|(_, objection)| over(&objection.stranded));
+        let id = unfit.map(|key| key.step).chain(refused.map(|(id, _)| *id)).next()?;
+        Some(Decision::StepGivenUp { drv: self.graph.drv(id), failure: self.no_worker(id) })
+    }
+
+    /// Has the timer come when the first of what fits no worker has waited long enough.
+    pub(crate) fn wait_for_workers(&mut self) {
+        if self.script.is_some() {
+            self.note_stranded();
+        }
+        let Some(since) = self.stranded_since else { return };
+        let due = since.plus_ms(self.patience_ms());
         if self.patience_ends.is_none_or(|armed| armed > due) {
             self.patience_ends = Some(due);
             self.arm(Timer::Unplaceable, due);
         }
-        false
     }
 
+    /// Who has never had a worker, or has one that may soon be well, has some patience in any case.
     fn patience_ms(&self) -> u64 {
         let FleetConfig { unplaceable_after_ms, first_worker_within_ms, .. } = self.config;
-        if self.met_worker { unplaceable_after_ms } else { unplaceable_after_ms.max(first_worker_within_ms) }
+        let soon = !self.met_worker || self.workers.values().any(|worker| worker.unwell.is_some());
+        if soon { unplaceable_after_ms.max(first_worker_within_ms) } else { unplaceable_after_ms }
     }
 
-    /// Since when the first of what is stranded is.
-    fn note_stranded(&mut self) -> Option<Time> {
+    /// Notes what fits no worker that is there or may come back, and since when.
+    fn note_stranded(&mut self) {
         let now = self.now;
         let mut first: Option<Time> = None;
         let mut note = |stranded: &mut Option<Time>, is_stranded: bool| {
             *stranded = is_stranded.then(|| stranded.unwrap_or(now));
             first = first.into_iter().chain(*stranded).min();
         };
-        let nobody_evaluates = self.workers.values().all(|worker| worker.eval_slots == 0);
-        note(&mut self.evals.stranded, nobody_evaluates && !self.evals.queue.is_empty());
-        let unrealisable = self.realises.queue.iter().any(|work| !self.can_realise(work));
+        let unevaluated = !self.evals.queue.is_empty() && !self.evaluators_expected();
+        note(&mut self.evals.stranded, unevaluated);
+        let unrealisable = self.unrealisable().is_some();
         note(&mut self.realises.stranded, unrealisable);
         let busy: Vec<ClassId> = self.graph.classes.busy().collect();
         for id in busy {
             let class = self.graph.classes.get_mut(id);
-            note(&mut class.stranded, !self.workers.values().any(|worker| worker.fits(&class.need)));
+            let mut expected = self.workers.values().filter(|worker| worker.is_expected());
+            note(&mut class.stranded, !expected.any(|worker| worker.fit(&class.need).is_some()));
         }
-        let refused: Vec<StepId> = self.refusals.keys().copied().collect();
-        for id in refused {
+        let objections: Vec<StepId> = self.objections.keys().copied().collect();
+        for id in objections {
             let by_all = self.is_refused_by_all(id);
-            if let Some(refusal) = self.refusals.get_mut(&id) {
-                note(&mut refusal.stranded, by_all);
+            if let Some(objection) = self.objections.get_mut(&id) {
+                note(&mut objection.stranded, by_all);
             }
         }
-        first
+        self.stranded_since = first;
+    }
+
+    /// Whether a worker that evaluates is there, or may come back.
+    pub(crate) fn evaluators_expected(&self) -> bool {
+        self.workers.values().any(|worker| worker.offer.eval_slots > 0 && worker.is_expected())
+    }
+
+    /// A target whose toplevel nobody can realise.
+    fn unrealisable(&self) -> Option<TargetRef> {
+        let (_, queue) = self.realises.queues.iter().find(|(builder, _)| !self.can_realise(**builder))?;
+        queue.front().map(|work| work.at)
     }
 
     /// Whether a step is ready, and fits only workers that refused it. One that fits none at all waits with
@@ -66,51 +102,17 @@ impl Fleet {
     fn is_refused_by_all(&self, id: StepId) -> bool {
         let step = self.graph.step(id);
         let need = &self.graph.classes.get(self.graph.definition(id).class).need;
-        let mut fitting = self.workers.iter().filter(|(_, worker)| worker.fits(need)).peekable();
+        let fits = |worker: &Worker| worker.is_expected() && worker.fit(need).is_some();
+        let mut fitting = self.workers.iter().filter(|(_, worker)| fits(worker)).peekable();
         step.state == State::Ready
             && fitting.peek().is_some()
             && fitting.all(|(worker, _)| self.has_refused(id, *worker))
     }
 
-    pub(crate) fn patience_ended(&mut self) {
-        if self.patience_ends.is_none_or(|due| due > self.now) {
-            return;
-        }
-        self.patience_ends = None;
-        // What began to wait later arms the timer again.
-        if let Some(since) = self.now.0.checked_sub(self.patience_ms()) {
-            self.fail_stranded(Time(since));
-        }
-    }
-
-    /// Fails all work that found no worker since that time or an earlier one.
-    fn fail_stranded(&mut self, latest: Time) {
-        let over = |stranded: Option<Time>| stranded.is_some_and(|since| since <= latest);
-        if over(self.evals.stranded) {
-            self.fail_waiting_evals();
-        }
-        if over(self.realises.stranded) {
-            self.fail_waiting_realises();
-        }
-        let busy = self.graph.classes.busy().map(|id| self.graph.classes.get(id));
-        let ready = busy.filter(|class| over(class.stranded)).flat_map(|class| &class.ready);
-        let refused = self.refusals.iter().filter(|(_, refusal)| over(refusal.stranded));
-        let steps: Vec<StepId> = ready.map(|key| key.step).chain(refused.map(|(id, _)| *id)).collect();
-        for id in steps {
-            if self.graph.step(id).state == State::Ready {
-                self.fail_step(id, self.no_worker(id), StepEnd::NONE);
-            }
-        }
-    }
-
-    fn fail_waiting_realises(&mut self) {
-        let queue = std::mem::take(&mut self.realises.queue);
-        let (waiting, unrealisable) = queue.into_iter().partition(|work| self.can_realise(work));
-        self.realises.queue = waiting;
-        let failure = failure(FailureCode::NoWorker, "no connected worker can realise its toplevel");
-        for work in unrealisable {
-            self.settle(work.at, TargetStatus::BuildFailed, Some(failure.clone()));
-        }
+    pub(crate) fn give_up_step(&mut self, drv: &DrvPath, failure: Failure) -> Option<()> {
+        let id = self.graph.find(drv).filter(|id| self.graph.step(*id).state == State::Ready)?;
+        self.fail_step(id, failure, StepEnd::NONE);
+        Some(())
     }
 
     /// Why a step cannot be placed.
@@ -119,7 +121,8 @@ impl Fleet {
         let features: Vec<&str> = need.features.iter().map(crate::id::Feature::as_str).collect();
         let with = if features.is_empty() { String::new() } else { format!(" with {}", features.join(", ")) };
         let wanted = format!("{}{with}", need.system);
-        let (cause, detail) = match self.refusals.get(&id) {
+        let (cause, detail) = match self.objections.get(&id).filter(|objection| !objection.refused.is_empty())
+        {
             Some(refusal) => {
                 let cause = format!("every worker for {wanted} refused it: {}", refusal.last.cause);
                 (cause, refusal.last.detail.clone())

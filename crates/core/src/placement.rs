@@ -2,77 +2,122 @@
 //!
 //! Decides by class of need: the longest chain of dependents first, first come first served among equals,
 //! on the worker with most room, or near its inputs where that matters. A worker that refused a step does
-//! not get it again.
+//! not get it again; one that failed it, or emulates its system, gets it only when no better one could.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::event::Failure;
 use crate::fleet::Fleet;
-use crate::graph::{ClassId, Locality, ReadyKey, StepId};
-use crate::id::{Time, WorkerId};
+use crate::graph::{ClassId, Locality, Need, ReadyKey, State, StepId};
+use crate::id::{Epoch, LeaseId, Time, WorkerId};
+use crate::record::Decision;
 use crate::sabotage::Sabotage;
-use crate::worker::Worker;
+use crate::worker::{Fit, Worker};
 
-/// Who cannot build a step, though it fits.
+/// What speaks against building a step on workers that fit it.
 #[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) workers: Vec<WorkerId>,
+pub(crate) struct Objection {
+    /// Who cannot build it.
+    pub(crate) refused: Vec<WorkerId>,
+    /// Who failed it, by no fault of the step.
+    pub(crate) failed: Vec<WorkerId>,
     pub(crate) last: Failure,
-    /// Since when it is ready and no other connected worker fits.
+    /// Since when it is ready and all that fit have refused it.
     pub(crate) stranded: Option<Time>,
 }
 
+/// A worker that may get leases of a class, now or when it has room.
+#[derive(Debug)]
+struct Candidate {
+    id: WorkerId,
+    fit: Fit,
+    room: usize,
+}
+
 impl Fleet {
-    /// Leases ready steps as long as there is room for one of them.
-    pub(crate) fn place_steps(&mut self) {
-        while let Some((worker, key)) = self.next_placement() {
-            self.lease_steps(worker, &[key.step]);
+    /// Whether a worker may get anything new now.
+    pub(crate) fn takes_work(&self, worker: &Worker) -> bool {
+        let planted = match self.sabotage {
+            Sabotage::PlaceOnDrained => worker.standing.drained.is_some() && worker.unwell.is_none(),
+            Sabotage::PlaceOnUnwell => worker.unwell.is_some() && worker.standing.drained.is_none(),
+            Sabotage::WelcomeRevoked => worker.standing.revoked.is_some(),
+            _ => false,
+        };
+        worker.takes_work() || (planted && worker.is_connected())
+    }
+
+    /// Leases a worker may get now; none if it gets none even when it has built what it has.
+    fn room(&self, worker: &Worker) -> Option<usize> {
+        if !self.takes_work(worker) || (worker.is_resting() && !self.sabotaged(Sabotage::PlaceOnQuarantined))
+        {
+            return None;
         }
+        Some(match self.sabotage {
+            Sabotage::OverfillWorkers => worker.free_slots().max(4usize.saturating_sub(worker.leases.len())),
+            Sabotage::PlaceOnQuarantined => worker.offer.slots.saturating_sub(worker.leases.len()),
+            _ => worker.free_slots(),
+        })
     }
 
     /// The most urgent ready step that some worker has room for, and that worker.
-    pub(crate) fn next_placement(&self) -> Option<(WorkerId, ReadyKey)> {
-        let overfill = self.sabotaged(Sabotage::OverfillWorkers);
-        let with_room = |worker: &&Worker| worker.free_slots() > 0 || (overfill && worker.leases.len() < 4);
-        let idle: BTreeMap<WorkerId, &Worker> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| with_room(worker))
-            .map(|(id, worker)| (*id, worker))
-            .collect();
-        if idle.is_empty() {
+    pub(crate) fn next_lease(&self) -> Option<Decision> {
+        let mut busy = self.graph.classes.busy().peekable();
+        busy.peek()?;
+        let open = self.workers.iter().filter_map(|(id, worker)| Some((*id, worker, self.room(worker)?)));
+        let open: Vec<(WorkerId, &Worker, usize)> = open.collect();
+        if open.iter().all(|(.., room)| *room == 0) {
             return None;
         }
-        let best_of = |class: ClassId| self.best_of_class(class, &idle);
-        self.graph.classes.busy().filter_map(best_of).min_by_key(|(_, key)| *key)
+        let (worker, key) =
+            busy.filter_map(|class| self.best_of_class(class, &open)).min_by_key(|(_, key)| *key)?;
+        let grant = self.next_grant();
+        let steps = vec![self.next_attempt(key.step)];
+        Some(Decision::LeaseGranted { worker, lease: LeaseId(grant), epoch: Epoch(grant), steps })
     }
 
     fn best_of_class(
         &self,
-        class: ClassId,
-        idle: &BTreeMap<WorkerId, &Worker>,
+        id: ClassId,
+        open: &[(WorkerId, &Worker, usize)],
     ) -> Option<(WorkerId, ReadyKey)> {
-        let class = self.graph.classes.get(class);
-        let needs_nothing = self.sabotaged(Sabotage::IgnoreNeeds);
-        let fitting = idle.iter().filter(|(_, worker)| needs_nothing || worker.fits(&class.need));
-        let fitting: Vec<(WorkerId, &Worker)> = fitting.map(|(id, worker)| (*id, *worker)).collect();
-        if fitting.is_empty() {
-            return None;
+        let class = self.graph.classes.get(id);
+        let fitting = open.iter().filter_map(|(id, worker, room)| {
+            Some(Candidate { id: *id, fit: self.fit(worker, &class.need)?, room: *room })
+        });
+        let fitting: Vec<Candidate> = fitting.collect();
+        let best = fitting.iter().map(|candidate| candidate.fit).min()?;
+        let chosen = |key: &ReadyKey| Some((self.choose(key.step, &fitting)?, *key));
+        if fitting.iter().any(|candidate| candidate.fit == best && candidate.room > 0) {
+            // All but the few against which something speaks are as good as the first.
+            return class.ready.iter().find_map(chosen);
         }
-        // All but the steps that some workers refused are as good as the first.
-        class.ready.iter().find_map(|key| Some((self.choose(key.step, &fitting)?, *key)))
+        // The others wait for those that fit best; these may not.
+        let objected = self.objections.keys().filter(|step| {
+            self.graph.step(**step).state == State::Ready && self.graph.definition(**step).class == id
+        });
+        objected.filter_map(|step| chosen(&self.graph.key(*step))).min_by_key(|(_, key)| *key)
     }
 
-    fn choose(&self, id: StepId, fitting: &[(WorkerId, &Worker)]) -> Option<WorkerId> {
-        let willing = fitting.iter().filter(|(worker, _)| !self.has_refused(id, *worker));
+    fn fit(&self, worker: &Worker, need: &Need) -> Option<Fit> {
+        if self.sabotaged(Sabotage::IgnoreNeeds) { Some(Fit::Native) } else { worker.fit(need) }
+    }
+
+    fn choose(&self, id: StepId, fitting: &[Candidate]) -> Option<WorkerId> {
+        let objection = self.objections.get(&id);
+        let has_failed = |worker| objection.is_some_and(|objection| objection.failed.contains(&worker));
+        let willing = || fitting.iter().filter(|candidate| !self.has_refused(id, candidate.id));
+        let tier = |candidate: &Candidate| (has_failed(candidate.id), candidate.fit);
+        let best = willing().map(tier).min()?;
         let inputs = match self.graph.definition(id).locality {
             Locality::Anywhere => BTreeMap::new(),
             Locality::NearInputs => self.inputs_by_worker(id),
         };
         let near = |worker: &WorkerId| inputs.get(worker).copied().unwrap_or(0);
-        let best = willing.max_by_key(|(id, worker)| (near(id), worker.free_slots(), Reverse(*id)));
-        best.map(|(id, _)| *id)
+        let free = willing().filter(|candidate| candidate.room > 0 && tier(candidate) == best);
+        let chosen =
+            free.max_by_key(|candidate| (near(&candidate.id), candidate.room, Reverse(candidate.id)));
+        chosen.map(|candidate| candidate.id)
     }
 
     fn inputs_by_worker(&self, id: StepId) -> BTreeMap<WorkerId, usize> {
@@ -84,15 +129,34 @@ impl Fleet {
     }
 
     pub(crate) fn has_refused(&self, id: StepId, worker: WorkerId) -> bool {
-        self.refusals.get(&id).is_some_and(|refusal| refusal.workers.contains(&worker))
+        self.objections.get(&id).is_some_and(|objection| objection.refused.contains(&worker))
+    }
+
+    fn object(&mut self, id: StepId, failure: &Failure) -> &mut Objection {
+        let objection = self.objections.entry(id).or_insert_with(|| Objection {
+            refused: Vec::new(),
+            failed: Vec::new(),
+            last: failure.clone(),
+            stranded: None,
+        });
+        objection.last = failure.clone();
+        objection
     }
 
     /// Remembers that a worker cannot build a step; says whether another may try.
     pub(crate) fn refused(&mut self, id: StepId, worker: WorkerId, failure: &Failure) -> bool {
-        let new = || Refusal { workers: Vec::new(), last: failure.clone(), stranded: None };
-        let refusal = self.refusals.entry(id).or_insert_with(new);
-        refusal.workers.push(worker);
-        refusal.last = failure.clone();
-        refusal.workers.len() < self.config.refusals
+        let most = self.config.refusals;
+        let objection = self.object(id, failure);
+        objection.refused.push(worker);
+        objection.refused.len() < most
+    }
+
+    /// Remembers that a worker failed a step by no fault of the step.
+    pub(crate) fn blame_worker(&mut self, id: StepId, worker: WorkerId, failure: &Failure) {
+        let objection = self.object(id, failure);
+        if !objection.failed.contains(&worker) {
+            objection.failed.push(worker);
+        }
+        self.strike(worker, self.graph.drv(id), &failure.cause);
     }
 }

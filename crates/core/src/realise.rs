@@ -11,6 +11,7 @@ use crate::effect::{Closure, Command, TargetStatus};
 use crate::event::{Failure, FailureCode};
 use crate::fleet::Fleet;
 use crate::id::{Epoch, OutputPath, RealiseJobId, RunId, Time, WorkerId};
+use crate::record::Decision;
 use crate::run::failure;
 use crate::sabotage::Sabotage;
 use crate::target::{Stage, TargetRef};
@@ -19,14 +20,15 @@ use crate::worker::Worker;
 /// Everything about realising that is not over.
 #[derive(Debug, Default)]
 pub(crate) struct Realises {
-    pub(crate) queue: VecDeque<RealiseWork>,
+    /// By builder. Who waits for one holds up nobody who waits for another.
+    pub(crate) queues: BTreeMap<Option<WorkerId>, VecDeque<RealiseWork>>,
     pub(crate) jobs: BTreeMap<RealiseJobId, RealiseJob>,
     /// Since when there is work that no connected worker can do.
     pub(crate) stranded: Option<Time>,
 }
 
 /// A toplevel to realise.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct RealiseWork {
     pub(crate) at: TargetRef,
     path: OutputPath,
@@ -40,55 +42,95 @@ pub(crate) struct RealiseWork {
 #[derive(Debug)]
 pub(crate) struct RealiseJob {
     pub(crate) worker: WorkerId,
-    epoch: Epoch,
+    pub(crate) epoch: Epoch,
     pub(crate) work: RealiseWork,
+}
+
+impl Realises {
+    /// All that waits.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &RealiseWork> {
+        self.queues.values().flatten()
+    }
+
+    fn push(&mut self, work: RealiseWork) {
+        self.queues.entry(work.builder).or_default().push_back(work);
+    }
+
+    /// Takes out the work of a target.
+    fn take(&mut self, at: TargetRef) -> Option<RealiseWork> {
+        // It is the first of its queue whenever it was just granted.
+        let front = self.queues.iter().find(|(_, queue)| queue.front().is_some_and(|work| work.at == at));
+        let any = || self.queues.iter().find(|(_, queue)| queue.iter().any(|work| work.at == at));
+        let builder = *front.or_else(any)?.0;
+        let queue = self.queues.get_mut(&builder)?;
+        let position = queue.iter().position(|work| work.at == at)?;
+        let work = queue.remove(position);
+        self.queues.retain(|_, queue| !queue.is_empty());
+        work
+    }
 }
 
 impl Fleet {
     pub(crate) fn want_realise(&mut self, at: TargetRef, path: OutputPath, builder: Option<WorkerId>) {
-        self.realises.queue.push_back(RealiseWork { at, path, builder, tries: 0 });
+        self.realises.push(RealiseWork { at, path, builder, tries: 0 });
     }
 
-    /// Gives waiting toplevels to workers; one that must wait holds up no other.
-    pub(crate) fn place_realises(&mut self) {
-        let mut rest = VecDeque::new();
-        while let Some(work) = self.realises.queue.pop_front() {
-            match self.realiser(&work) {
-                Some(worker) => self.start_realise(worker, work),
-                None => rest.push_back(work),
-            }
-        }
-        self.realises.queue = rest;
+    /// A toplevel that a worker has room for.
+    pub(crate) fn next_realise(&self) -> Option<Decision> {
+        let first = |(builder, queue): (&Option<WorkerId>, &VecDeque<RealiseWork>)| {
+            Some((self.realiser(*builder)?, queue.front()?.at))
+        };
+        let (worker, at) = self.realises.queues.iter().find_map(first)?;
+        let TargetRef { run, host, side } = at;
+        let grant = self.next_grant();
+        let (job, epoch) = (RealiseJobId(grant), Epoch(grant));
+        Some(Decision::RealiseGranted { worker, job, epoch, run, host, side })
     }
 
-    /// Who is to realise this, if anyone has room: its builder, else the least busy that evaluates.
-    fn realiser(&self, work: &RealiseWork) -> Option<WorkerId> {
+    /// Who is to realise what this worker built, if anyone has room: its builder, as long as that may come back,
+    /// else the least busy that evaluates.
+    fn realiser(&self, builder: Option<WorkerId>) -> Option<WorkerId> {
         let room = |worker: &Worker| worker.realises.len() < self.config.realises_per_worker.max(1);
-        if let Some(builder) = work.builder
-            && let Some(worker) = self.workers.get(&builder)
+        if let Some(builder) = builder
+            && let Some(worker) = self.workers.get(&builder).filter(|worker| worker.realises_its_own())
         {
-            return room(worker).then_some(builder);
+            return (worker.is_connected() && room(worker)).then_some(builder);
         }
-        let able = self.workers.iter().filter(|(_, worker)| worker.eval_slots > 0 && room(worker));
+        let able = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.offer.eval_slots > 0 && self.takes_work(worker) && room(worker));
         able.max_by_key(|(id, worker)| Reverse((worker.realises.len(), **id))).map(|(id, _)| *id)
     }
 
-    /// Whether any connected worker could do this, given time.
-    pub(crate) fn can_realise(&self, work: &RealiseWork) -> bool {
-        work.builder.is_some_and(|builder| self.workers.contains_key(&builder))
-            || self.workers.values().any(|worker| worker.eval_slots > 0)
+    /// Whether anyone could realise what this worker built, given time.
+    pub(crate) fn can_realise(&self, builder: Option<WorkerId>) -> bool {
+        let builder = builder.and_then(|builder| self.workers.get(&builder));
+        builder.is_some_and(Worker::realises_its_own) || self.evaluators_expected()
     }
 
-    fn start_realise(&mut self, id: WorkerId, work: RealiseWork) {
-        let (job, epoch) = self.grant_realise();
-        let (Some(run), Some(worker)) = (self.runs.get(&work.at.run), self.workers.get_mut(&id)) else {
-            return;
-        };
+    /// Takes a target's toplevel from the queue and gives it to a worker.
+    pub(crate) fn start_realise(
+        &mut self,
+        id: WorkerId,
+        job: RealiseJobId,
+        epoch: Epoch,
+        at: TargetRef,
+    ) -> Option<()> {
+        let (run, worker) = (self.runs.get(&at.run)?, self.workers.get_mut(&id)?);
+        let work = self.realises.take(at)?;
         let closure = if run.request.before.is_some() { Closure::Wanted } else { Closure::NotWanted };
         worker.realises.insert(job);
-        let command = Command::Realise { job, epoch, path: work.path.clone(), run: work.at.run, closure };
+        self.granted(epoch);
+        let command = Command::Realise { job, epoch, path: work.path.clone(), run: at.run, closure };
         self.realises.jobs.insert(job, RealiseJob { worker: id, epoch, work });
         self.send(id, command);
+        Some(())
+    }
+
+    /// Whether this worker has this job, under this epoch.
+    pub(crate) fn is_realising(&self, worker: WorkerId, job: RealiseJobId, epoch: Epoch) -> bool {
+        self.realises.jobs.get(&job).is_some_and(|job| job.worker == worker && job.epoch == epoch)
     }
 
     pub(crate) fn realised(
@@ -98,8 +140,7 @@ impl Fleet {
         epoch: Epoch,
         result: Result<(), Failure>,
     ) {
-        let current = |job: &RealiseJob| job.worker == worker && job.epoch == epoch;
-        if !self.realises.jobs.get(&id).is_some_and(current) {
+        if !self.is_realising(worker, id, epoch) {
             return;
         }
         let Some(job) = self.end_realise(id) else { return };
@@ -113,20 +154,37 @@ impl Fleet {
         }
     }
 
+    /// The coordinator started: what was being realised waits again, and nobody is to blame.
+    pub(crate) fn resume_realises(&mut self) {
+        let jobs: Vec<RealiseJobId> = self.realises.jobs.keys().copied().collect();
+        for id in jobs {
+            if let Some(job) = self.end_realise(id) {
+                self.realises.push(job.work);
+            }
+        }
+    }
+
+    /// Nobody realises a toplevel, and the patience is over.
+    pub(crate) fn give_up_realise(&mut self, at: TargetRef, failure: Failure) -> Option<()> {
+        self.realises.take(at)?;
+        self.settle(at, TargetStatus::BuildFailed, Some(failure));
+        Some(())
+    }
+
     /// A realise job's worker is gone.
     pub(crate) fn realise_lost(&mut self, id: RealiseJobId, worker: &Arc<str>) {
         let Some(job) = self.end_realise(id) else { return };
         if !self.sabotaged(Sabotage::LoseRealises) {
             let cause = format!("worker {worker} was lost");
-            self.realise_failed(job.work, failure(FailureCode::Infrastructure, cause));
+            self.realise_failed(job.work, failure(FailureCode::WorkerLost, cause));
         }
     }
 
     fn realise_failed(&mut self, mut work: RealiseWork, failure: Failure) {
         work.tries += 1;
         let again = work.tries < self.config.realise_attempts;
-        if again && failure.code == FailureCode::Infrastructure {
-            self.realises.queue.push_back(work);
+        if again && failure.code.is_infrastructure() {
+            self.realises.push(work);
         } else {
             self.settle(work.at, TargetStatus::BuildFailed, Some(failure));
         }
@@ -142,7 +200,10 @@ impl Fleet {
 
     /// Forgets a run's toplevels. Jobs that run on end unheard; they do no harm.
     pub(crate) fn cancel_realises(&mut self, run: RunId) {
-        self.realises.queue.retain(|work| work.at.run != run);
+        self.realises.queues.retain(|_, queue| {
+            queue.retain(|work| work.at.run != run);
+            !queue.is_empty()
+        });
         let of_run = self.realises.jobs.iter().filter(|(_, job)| job.work.at.run == run);
         let jobs: Vec<RealiseJobId> = of_run.map(|(id, _)| *id).collect();
         for id in jobs {

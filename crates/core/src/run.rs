@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::effect::{Counts, Finished, Notice, Outcome, Record};
+use crate::effect::{Counts, Finished, Notice, Outcome};
 use crate::event::{Failure, FailureCode, Goal, OnFailure, RunRequest, Timer};
 use crate::fleet::Fleet;
 use crate::graph::StepId;
@@ -69,6 +69,8 @@ pub(crate) enum Hold {
     Cached,
     /// Or an input did.
     Failed,
+    /// It did, but another run has it tried again.
+    FailedEarlier,
     Cancelled,
 }
 
@@ -188,7 +190,7 @@ fn count(counts: &mut Counts, hold: Hold) -> Option<&mut u32> {
         Hold::Running => Some(&mut counts.running),
         Hold::Built => Some(&mut counts.built),
         Hold::Cached => Some(&mut counts.cached),
-        Hold::Failed => Some(&mut counts.failed),
+        Hold::Failed | Hold::FailedEarlier => Some(&mut counts.failed),
         Hold::Cancelled => Some(&mut counts.cancelled),
     }
 }
@@ -200,24 +202,36 @@ pub(crate) fn failure(code: FailureCode, cause: impl Into<Arc<str>>) -> Failure 
 
 impl Fleet {
     pub(crate) fn run_submitted(&mut self, id: RunId, request: RunRequest) {
-        if self.runs.contains_key(&id) || self.finished.iter().any(|view| view.run == id) {
+        if self.knows_run(id) {
             return;
         }
         let crowded = self.runs.len() >= self.config.max_runs;
-        self.append(Record::RunSubmitted { run: id });
         let mut run = Run::new(request, self.now);
         self.touched.insert(id);
         if crowded {
             let cause = format!("{} runs are going on already; try again later", self.runs.len());
             run.end_early(Outcome::Failed, Some(failure(FailureCode::Infrastructure, cause)));
+            self.ending.insert(id);
         } else {
             for tree in 0..run.trees.len() {
                 self.evals.want_discovery(id, tree);
             }
         }
         self.runs.insert(id, run);
-        if self.config.run_deadline_ms > 0 && !crowded {
-            self.arm(Timer::RunDeadline(id), self.now.plus_ms(self.config.run_deadline_ms));
+        if !crowded {
+            self.arm_deadline(id, self.now);
+        }
+    }
+
+    /// Whether a run is live, or among the last that ended.
+    pub(crate) fn knows_run(&self, id: RunId) -> bool {
+        self.runs.contains_key(&id) || self.finished.iter().any(|view| view.run == id)
+    }
+
+    pub(crate) fn arm_deadline(&mut self, id: RunId, submitted: Time) {
+        let limit_ms = self.config.run_deadline_ms;
+        if limit_ms > 0 {
+            self.arm(Timer::RunDeadline(id), submitted.plus_ms(limit_ms));
         }
     }
 
@@ -225,10 +239,15 @@ impl Fleet {
         self.end_run_early(id, Outcome::Cancelled, None);
     }
 
+    pub(crate) fn is_overdue(&self, now: Time, id: RunId) -> bool {
+        let limit_ms = self.config.run_deadline_ms;
+        let overdue = |run: &Run| now >= run.submitted.plus_ms(limit_ms);
+        limit_ms > 0 && self.runs.get(&id).is_some_and(overdue)
+    }
+
     pub(crate) fn run_overdue(&mut self, id: RunId) {
         let limit_ms = self.config.run_deadline_ms;
-        let overdue = |run: &Run| self.now >= run.submitted.plus_ms(limit_ms);
-        if limit_ms > 0 && self.runs.get(&id).is_some_and(overdue) {
+        if self.is_overdue(self.now, id) {
             let cause = format!("the run took longer than its limit of {} s", limit_ms / 1_000);
             self.end_run_early(id, Outcome::Cancelled, Some(failure(FailureCode::TimedOut, cause)));
         }
@@ -238,6 +257,7 @@ impl Fleet {
         if let Some(run) = self.runs.get_mut(&id) {
             run.end_early(outcome, failure);
             self.touched.insert(id);
+            self.ending.insert(id);
         }
     }
 
@@ -247,13 +267,13 @@ impl Fleet {
         run.failed_targets += 1;
         if run.request.on_failure == OnFailure::FailFast {
             run.end_early(Outcome::Partial, None);
+            self.ending.insert(id);
         }
     }
 
     /// Takes back everything that runs with a verdict still want.
     pub(crate) fn withdraw_ended_runs(&mut self) {
-        let touched: Vec<RunId> = self.touched.iter().copied().collect();
-        for id in touched {
+        while let Some(id) = self.ending.pop_first() {
             let Some(run) = self.runs.get_mut(&id) else { continue };
             match &mut run.verdict {
                 Some(verdict) if !verdict.withdrawn => verdict.withdrawn = true,
@@ -285,7 +305,6 @@ impl Fleet {
         self.forget_failures(id);
         let Some(run) = self.runs.remove(&id) else { return };
         let finished = run.finished(self.now);
-        self.append(Record::RunFinished { run: id, finished: finished.clone() });
         self.notify(id, Notice::Finished(finished.clone()));
         if self.sabotaged(Sabotage::FinishTwice) {
             self.notify(id, Notice::Finished(finished.clone()));

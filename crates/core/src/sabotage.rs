@@ -50,6 +50,34 @@ pub enum Sabotage {
     OversleepRetries,
     /// Ready work waits for the next event but one.
     LeaveIdle,
+    /// After a restart, numbers begin again.
+    ReuseGrants,
+    /// After a restart, attempts begin again.
+    LoseAttempts,
+    /// A worker that comes back keeps nothing.
+    ForgetHolds,
+    /// A worker that comes back keeps what it has not.
+    AdoptUnheld,
+    /// The leases of a worker that stays away wait for ever.
+    WaitForEver,
+    /// A drained worker gets work.
+    PlaceOnDrained,
+    /// A worker that is not well gets work.
+    PlaceOnUnwell,
+    /// A quarantined worker gets work before it has rested.
+    PlaceOnQuarantined,
+    /// A revoked worker is let in, and gets work.
+    WelcomeRevoked,
+    /// A revoked worker keeps its leases.
+    KeepRevokedLeases,
+    /// Failures of workers and networks are remembered as the step's own.
+    RememberInfrastructure,
+    /// Any run that wants a step limits it.
+    LimitByAny,
+    /// A grant is not recorded.
+    ForgetGrants,
+    /// The loss of a session is not recorded.
+    ForgetLosses,
 }
 
 impl Fleet {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::effect::{Notice, Record, Settled, TargetStatus};
+use crate::effect::{Notice, Settled, TargetStatus};
 use crate::event::Failure;
 use crate::fleet::Fleet;
 use crate::graph::StepId;
@@ -145,7 +145,6 @@ impl Fleet {
         run.unsettled -= 1;
         self.touched.insert(at.run);
         let settled = Settled { status, drv, toplevel, failure };
-        self.append(Record::TargetSettled { run: at.run, target: name.clone(), settled: settled.clone() });
         self.notify(at.run, Notice::TargetSettled { target: name, settled });
         if matches!(status, TargetStatus::EvalFailed | TargetStatus::BuildFailed) {
             self.target_failed(at.run);

@@ -2,13 +2,21 @@
 //!
 //! Decides nothing. Everything here is computed on request from [`Fleet`].
 
+mod why;
+mod worker;
+
+pub use why::*;
+pub use worker::*;
+
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::effect::{Counts, Finished, TargetStatus};
 use crate::event::Failure;
 use crate::fleet::Fleet;
 use crate::graph::{State, StepId};
-use crate::id::{DrvPath, Feature, OutputPath, RunId, System, Target, Time, WorkerId};
+use crate::id::{DrvPath, OutputPath, RunId, System, Target, Time};
 use crate::run::Run;
 use crate::target::Stage;
 
@@ -17,7 +25,7 @@ use crate::target::Stage;
 pub struct FleetView {
     /// Live runs, then ended ones, newest last each.
     pub runs: Vec<RunView>,
-    /// Connected workers.
+    /// Known workers, connected or not.
     pub workers: Vec<WorkerView>,
     /// Derivations known, mere inputs included.
     pub derivations: usize,
@@ -34,7 +42,7 @@ pub struct FleetView {
 }
 
 /// One run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunView {
     /// Which.
     pub run: RunId,
@@ -49,7 +57,7 @@ pub struct RunView {
 }
 
 /// One target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetView {
     /// Which.
     pub target: Target,
@@ -64,7 +72,7 @@ pub struct TargetView {
 }
 
 /// How far a target is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetStage {
     /// Waits for an evaluator.
     Found,
@@ -122,27 +130,6 @@ pub enum StepStage {
     DependencyFailed(DrvPath),
 }
 
-/// One connected worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerView {
-    /// Its session.
-    pub worker: WorkerId,
-    /// For people.
-    pub name: Arc<str>,
-    /// Systems it builds for.
-    pub systems: Vec<System>,
-    /// Features it offers.
-    pub features: Vec<Feature>,
-    /// Leases at a time.
-    pub slots: usize,
-    /// Leases it has.
-    pub leased: usize,
-    /// Eval jobs at a time.
-    pub eval_slots: usize,
-    /// Eval jobs it has.
-    pub evaluating: usize,
-}
-
 impl RunView {
     pub(crate) fn of(id: RunId, run: &Run, finished: Option<Finished>) -> Self {
         let targets = run.hosts.iter().flat_map(|host| {
@@ -173,20 +160,10 @@ impl Fleet {
     /// Everything at a glance.
     pub fn view(&self) -> FleetView {
         let live = self.runs.iter().map(|(id, run)| RunView::of(*id, run, None));
-        let workers = self.workers.iter().map(|(id, worker)| WorkerView {
-            worker: *id,
-            name: Arc::clone(&worker.name),
-            systems: worker.systems.iter().cloned().collect(),
-            features: worker.features.iter().cloned().collect(),
-            slots: worker.slots,
-            leased: worker.leases.len(),
-            eval_slots: worker.eval_slots,
-            evaluating: worker.evals.len(),
-        });
         let tally = self.graph.tally;
         FleetView {
             runs: live.chain(self.finished.iter().cloned()).collect(),
-            workers: workers.collect(),
+            workers: self.workers.keys().filter_map(|id| self.worker_view(*id)).collect(),
             derivations: self.graph.len(),
             waiting: tally.waiting,
             ready: tally.ready,
@@ -200,6 +177,11 @@ impl Fleet {
     pub fn run_view(&self, id: RunId) -> Option<RunView> {
         let live = self.runs.get(&id).map(|run| RunView::of(id, run, None));
         live.or_else(|| self.finished.iter().find(|view| view.run == id).cloned())
+    }
+
+    /// Whether a derivation was described, since the last condensation.
+    pub fn knows(&self, drv: &DrvPath) -> bool {
+        self.graph.find_listed(drv).is_some()
     }
 
     /// The step of a derivation that was ever described.

@@ -78,6 +78,9 @@ impl Profile {
             refusals: random.index(3) + 1,
             realises_per_worker: random.index(2) + 1,
             finished_runs: 2,
+            away_ms: 0,
+            quarantine_after: 0,
+            remember_failures: 0,
             ..FleetConfig::default()
         }
     }

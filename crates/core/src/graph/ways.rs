@@ -22,6 +22,12 @@ impl Graph {
         }
     }
 
+    /// Whether a step could be made in another way that was asked for.
+    pub(crate) fn has_other_way(&self, id: StepId) -> bool {
+        !matches!(self.step(id).state, State::Leased(_))
+            && self.ways.get(&id).is_some_and(|ways| !ways.is_empty())
+    }
+
     /// Makes a wanted step in another way that was asked for, if there is one.
     pub(crate) fn try_other_way(&mut self, id: StepId) -> bool {
         let leased = matches!(self.step(id).state, State::Leased(_));

@@ -161,7 +161,7 @@ fn holds(fleet: &Fleet, id: RunId, run: &Run) -> Result<(), Violation> {
             Hold::Waiting => state.is_open() && !matches!(state, State::Leased(_)),
             Hold::Running => matches!(state, State::Leased(_)),
             Hold::Failed => state.is_failed(),
-            Hold::Built | Hold::Cached => true,
+            Hold::Built | Hold::Cached | Hold::FailedEarlier => true,
             Hold::Cancelled => false,
         };
         hold(kept, "a live run's holds say what its steps are", || {
@@ -180,7 +180,7 @@ fn counts(id: RunId, run: &Run) -> Result<(), Violation> {
         wanted: u32::try_from(run.holds.len()).unwrap_or(u32::MAX),
         built: of(Hold::Built),
         cached: of(Hold::Cached),
-        failed: of(Hold::Failed),
+        failed: of(Hold::Failed) + of(Hold::FailedEarlier),
         running: of(Hold::Running),
         cancelled: of(Hold::Cancelled),
         substituted: run.counts.substituted,

@@ -8,10 +8,12 @@ use crate::graph::State;
 use crate::id::{RunId, Side};
 use crate::run::Run;
 use crate::target::{Stage, TargetRef};
+use crate::worker::{Presence, Worker};
 
 pub(super) fn check(fleet: &Fleet) -> Result<(), Violation> {
     leases(fleet)?;
     slots(fleet)?;
+    standing(fleet)?;
     idleness(fleet)?;
     targets(fleet)?;
     for (id, run) in &fleet.runs {
@@ -25,11 +27,11 @@ fn leases(fleet: &Fleet) -> Result<(), Violation> {
     let mut leased = BTreeMap::new();
     for (id, lease) in &fleet.leases {
         let held = fleet.workers.get(&lease.worker).is_some_and(|worker| worker.leases.contains(id));
-        hold(held, "a lease has a connected holder", || format!("lease {id} of worker {}", lease.worker))?;
+        hold(held, "a lease has a holder", || format!("lease {id} of worker {}", lease.worker))?;
         hold(!lease.steps.is_empty(), "a lease ends with its last step", || format!("lease {id}"))?;
-        for (step, _) in &lease.steps {
-            let twice = leased.insert(*step, *id).is_some();
-            hold(!twice, "a step has one lease at a time", || format!("{step:?}"))?;
+        for held in &lease.steps {
+            let twice = leased.insert(held.step, *id).is_some();
+            hold(!twice, "a step has one lease at a time", || format!("{held:?}"))?;
         }
     }
     for id in fleet.graph.ids() {
@@ -45,8 +47,9 @@ fn leases(fleet: &Fleet) -> Result<(), Violation> {
 
 fn slots(fleet: &Fleet) -> Result<(), Violation> {
     for (id, worker) in &fleet.workers {
-        let within = worker.leases.len() <= worker.slots
-            && worker.evals.len() <= worker.eval_slots
+        // What it kept from an earlier session may be more than it offers now.
+        let within = worker.leases.len() <= worker.offer.slots.max(worker.kept)
+            && worker.evals.len() <= worker.offer.eval_slots
             && worker.realises.len() <= fleet.config.realises_per_worker.max(1);
         hold(within, "a worker has no more work than slots", || format!("worker {id} {worker:?}"))?;
         let leases = worker.leases.iter().all(|lease| fleet.leases.contains_key(lease));
@@ -56,8 +59,46 @@ fn slots(fleet: &Fleet) -> Result<(), Violation> {
     }
     let evals = fleet.evals.jobs.values().map(|job| job.worker);
     let realises = fleet.realises.jobs.values().map(|job| job.worker);
-    let connected = evals.chain(realises).all(|worker| fleet.workers.contains_key(&worker));
+    let connected = evals
+        .chain(realises)
+        .all(|id| fleet.workers.get(&id).is_some_and(|worker| worker.session().is_some()));
     hold(connected, "a job has a connected holder", || format!("{:?} {:?}", fleet.evals, fleet.realises))
+}
+
+/// What a worker has follows from where it is and how it stands.
+fn standing(fleet: &Fleet) -> Result<(), Violation> {
+    for (id, worker) in &fleet.workers {
+        let jobs = worker.evals.len() + worker.realises.len();
+        let kept = match worker.presence {
+            Presence::Connected { .. } => true,
+            Presence::Away { .. } => jobs == 0,
+            Presence::Unmet | Presence::Gone { .. } => jobs + worker.leases.len() == 0,
+        };
+        hold(kept, "who is gone has nothing", || format!("worker {id} {worker:?}"))?;
+        let outcast = worker.standing.revoked.is_some() || worker.standing.locked.is_some();
+        let kept = !outcast || (!worker.is_connected() && worker.leases.is_empty());
+        hold(kept, "who is revoked or locked has no session and no lease", || {
+            format!("worker {id} {worker:?}")
+        })?;
+        let kept = id.0 <= fleet.last_worker;
+        hold(kept, "worker ids are never given twice", || format!("worker {id} {}", fleet.last_worker))?;
+        let strikes = worker.standing.strikes.len();
+        hold(strikes <= fleet.config.quarantine_after, "strikes are bounded", || format!("{worker:?}"))?;
+    }
+    let within = fleet.workers.len() <= fleet.config.max_workers;
+    hold(within, "known workers are bounded", || fleet.workers.len().to_string())?;
+    let kept = fleet.earlier.is_consistent(fleet.config.remember_failures);
+    hold(kept, "remembered failures are bounded", || format!("{:?}", fleet.earlier))?;
+    let latest = fleet.leases.values().map(|lease| lease.epoch).max();
+    hold(latest.is_none_or(|epoch| epoch.0 <= fleet.grants), "epochs are given once", || {
+        format!("{latest:?}")
+    })
+}
+
+/// Whether a worker gets leases, now or when it has built what it has.
+fn may_lease(worker: &Worker) -> bool {
+    let resting = worker.standing.quarantine.as_ref().is_some_and(|quarantine| quarantine.until.is_some());
+    worker.takes_work() && !resting
 }
 
 /// No ready work waits while someone could do it.
@@ -65,12 +106,21 @@ fn idleness(fleet: &Fleet) -> Result<(), Violation> {
     let ready = fleet.graph.ids().filter(|id| fleet.graph.step(*id).state == State::Ready);
     for id in ready {
         let need = &fleet.graph.classes.get(fleet.graph.definition(id).class).need;
-        let idle = fleet.workers.iter().find(|(worker, offer)| {
-            offer.leases.len() < offer.slots && offer.fits(need) && !fleet.has_refused(id, **worker)
+        // A worker that failed it, or emulates, may leave it to a better one that is busy.
+        let failed =
+            |worker| fleet.objections.get(&id).is_some_and(|objection| objection.failed.contains(worker));
+        let willing = fleet.workers.iter().filter(|(worker, offer)| {
+            may_lease(offer) && offer.fit(need).is_some() && !fleet.has_refused(id, **worker)
         });
+        let best = willing.clone().map(|(worker, offer)| (failed(worker), offer.fit(need))).min();
+        let mut best_of = willing.filter(|(worker, offer)| Some((failed(worker), offer.fit(need))) == best);
+        let idle = best_of.find(|(_, offer)| offer.free_slots() > 0);
         hold(idle.is_none(), "no worker idles while a step fits it", || format!("{id:?} {idle:?}"))?;
     }
-    let evaluator = fleet.workers.values().any(|worker| worker.evals.len() < worker.eval_slots);
+    let evaluator = fleet
+        .workers
+        .values()
+        .any(|worker| worker.takes_work() && worker.evals.len() < worker.offer.eval_slots);
     let kept = fleet.evals.queue.is_empty() || !evaluator;
     hold(kept, "no evaluator idles while a host waits", || format!("{:?}", fleet.evals))
 }
@@ -85,7 +135,7 @@ fn targets(fleet: &Fleet) -> Result<(), Violation> {
             *evaluated.entry((work.run, work.tree, *host)).or_default() += 1;
         }
     }
-    let queued = fleet.realises.queue.iter().map(|work| work.at);
+    let queued = fleet.realises.waiting().map(|work| work.at);
     let mut realised: BTreeMap<TargetRef, usize> = BTreeMap::new();
     for at in queued.chain(fleet.realises.jobs.values().map(|job| job.work.at)) {
         *realised.entry(at).or_default() += 1;

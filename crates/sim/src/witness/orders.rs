@@ -1,31 +1,34 @@
 //! Promises about attempts and commands: who is told to do what, and whether they can.
 
-use fleet_core::{Command, DrvPath, Epoch, EvalTask, LeaseId, LeasedStep, Record, WorkerHello, WorkerId};
+use fleet_core::{
+    Command, Decision, DrvPath, Epoch, EvalTask, LeaseId, LeasedStep, Record, WorkerHello, WorkerId,
+};
 
 use super::{Grant, Scene, Witness, hold};
 
 impl Witness {
     pub(super) fn record(&mut self, scene: &Scene<'_>, record: &Record) -> Result<(), String> {
-        match record {
-            Record::AttemptStarted { drv, attempt, .. } => {
-                let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
-                hold(!*running, "a step has one attempt at a time", || format!("{drv} {attempt}"))?;
-                hold(*attempt == *last + 1, "attempts are counted from 1", || format!("{drv} {attempt}"))?;
-                (*last, *running) = (*attempt, true);
-                Ok(())
-            }
-            Record::AttemptEnded { drv, attempt, .. } => {
-                let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
-                let kept = *running && attempt == last;
-                hold(kept, "the attempt that runs ends, once", || format!("{drv} {attempt}"))?;
-                *running = false;
-                Ok(())
-            }
-            Record::RunSubmitted { .. }
-            | Record::TargetEvaluated { .. }
-            | Record::TargetSettled { .. }
-            | Record::RunFinished { .. } => Ok(()),
+        let Record::Decided(Decision::LeaseGranted { steps, .. }) = record else { return Ok(()) };
+        for LeasedStep { drv, attempt, .. } in steps {
+            let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
+            hold(!*running, "a step has one attempt at a time", || format!("{drv} {attempt}"))?;
+            hold(*attempt == *last + 1, "attempts are counted from 1", || format!("{drv} {attempt}"))?;
+            (*last, *running) = (*attempt, true);
         }
+        Ok(())
+    }
+
+    /// One of the runs that want a step is told that an attempt ended.
+    pub(super) fn attempt_ended(
+        &mut self,
+        scene: &Scene<'_>,
+        drv: &DrvPath,
+        attempt: u32,
+    ) -> Result<(), String> {
+        let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
+        hold(attempt == *last, "the attempt that runs ends", || format!("{drv} {attempt}"))?;
+        *running = false;
+        Ok(())
     }
 
     pub(super) fn command(

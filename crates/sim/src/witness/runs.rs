@@ -95,6 +95,9 @@ impl Witness {
                 let running = run.running.remove(drv);
                 let kept = running == (*attempt > 0) || *status == StepStatus::Failed;
                 hold(kept, "an attempt that ends had begun", || format!("{id} {notice:?}"))?;
+                if *attempt > 0 {
+                    self.attempt_ended(scene, drv, *attempt)?;
+                }
             }
             Notice::Counts(counts) => {
                 run.counted = true;

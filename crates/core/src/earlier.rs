@@ -1,0 +1,203 @@
+//! Failures that outlive their run, and the limits that bound attempts.
+//!
+//! Owns what later runs believe of steps that failed for good. Only what is the derivation's own is
+//! remembered: what a worker, the network or a download did may go another way next time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{EarlierFailures, Failure, FailureClass, StepLimits};
+use crate::fleet::Fleet;
+use crate::graph::{State, StepId};
+use crate::id::RunId;
+use crate::lease::Leased;
+use crate::retry::Kind;
+use crate::run::Hold;
+use crate::sabotage::Sabotage;
+
+/// Bytes of a failure's log that are remembered.
+const MAX_DETAIL: usize = 4 << 10;
+
+/// Failed steps by their key, as many as the settings allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Earlier {
+    failures: BTreeMap<Arc<str>, EarlierFailure>,
+    /// Oldest first.
+    order: VecDeque<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct EarlierFailure {
+    class: FailureClass,
+    failure: Failure,
+    /// What the attempt was allowed.
+    limits: StepLimits,
+}
+
+impl Earlier {
+    fn remember(&mut self, key: Arc<str>, failure: EarlierFailure, most: usize) {
+        if self.failures.insert(Arc::clone(&key), failure).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.failures.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether it is within its bound, and whole.
+    pub(crate) fn is_consistent(&self, most: usize) -> bool {
+        let known = self.order.iter().all(|key| self.failures.contains_key(key));
+        known && self.order.len() == self.failures.len() && self.order.len() <= most
+    }
+
+    fn forget(&mut self, key: &str) {
+        if self.failures.remove(key).is_some() {
+            self.order.retain(|kept| &**kept != key);
+        }
+    }
+}
+
+impl StepLimits {
+    /// These limits, with others where they say nothing.
+    fn or(self, other: Self) -> Self {
+        Self {
+            timeout_s: self.timeout_s.or(other.timeout_s),
+            max_silent_s: self.max_silent_s.or(other.max_silent_s),
+            max_log_bytes: self.max_log_bytes.or(other.max_log_bytes),
+            max_output_bytes: self.max_output_bytes.or(other.max_output_bytes),
+        }
+    }
+
+    /// In each point the more generous of both; none is no limit at all.
+    fn most(self, other: Self) -> Self {
+        Self {
+            timeout_s: self.timeout_s.zip(other.timeout_s).map(|(a, b)| a.max(b)),
+            max_silent_s: self.max_silent_s.zip(other.max_silent_s).map(|(a, b)| a.max(b)),
+            max_log_bytes: self.max_log_bytes.zip(other.max_log_bytes).map(|(a, b)| a.max(b)),
+            max_output_bytes: self.max_output_bytes.zip(other.max_output_bytes).map(|(a, b)| a.max(b)),
+        }
+    }
+
+    /// Whether these allow more of what an attempt of this class ran out of.
+    fn allow_more(self, other: Self, class: FailureClass) -> bool {
+        let most = self.most(other);
+        match class {
+            FailureClass::TimedOut => {
+                most.timeout_s != other.timeout_s || most.max_silent_s != other.max_silent_s
+            }
+            FailureClass::LogLimit => most.max_log_bytes != other.max_log_bytes,
+            FailureClass::OutputTooBig => most.max_output_bytes != other.max_output_bytes,
+            _ => false,
+        }
+    }
+}
+
+impl Fleet {
+    /// What an attempt of a step may take: the most generous of the runs that want it decides.
+    pub(crate) fn limits_of(&self, id: StepId) -> StepLimits {
+        let wanted = self.graph.interested(id).filter_map(|run| self.limits_of_run(run));
+        let limits = if self.sabotaged(Sabotage::LimitByAny) {
+            wanted.last()
+        } else {
+            wanted.reduce(StepLimits::most)
+        };
+        limits.unwrap_or(self.config.limits)
+    }
+
+    fn limits_of_run(&self, run: RunId) -> Option<StepLimits> {
+        Some(self.runs.get(&run)?.request.limits.or(self.config.limits))
+    }
+
+    /// Whether an attempt ran into a limit that the runs of now do not set.
+    pub(crate) fn is_cut_short(&self, leased: &Leased, class: FailureClass) -> bool {
+        self.limits_of(leased.step).allow_more(leased.limits, class)
+    }
+
+    /// Keeps a final failure for later runs, if it is the derivation's own.
+    pub(crate) fn remember_failure(
+        &mut self,
+        leased: &Leased,
+        class: FailureClass,
+        kind: Kind,
+        failure: &Failure,
+    ) {
+        let most = self.config.remember_failures;
+        let own = class.is_the_step_s() && kind == Kind::Ordinary;
+        if most == 0 || !(own || self.sabotaged(Sabotage::RememberInfrastructure)) {
+            return;
+        }
+        let drv = Some(self.graph.drv(leased.step));
+        let detail = &failure.detail
+            [failure.detail.ceil_char_boundary(failure.detail.len().saturating_sub(MAX_DETAIL))..];
+        let failure = Failure { drv, detail: detail.into(), ..failure.clone() };
+        let limits = leased.limits;
+        self.earlier.remember(
+            self.graph.key_text(leased.step),
+            EarlierFailure { class, failure, limits },
+            most,
+        );
+    }
+
+    /// A step was built after all.
+    pub(crate) fn forget_failure(&mut self, id: StepId) {
+        if !self.earlier.failures.is_empty() {
+            self.earlier.forget(&self.graph.key_text(id));
+        }
+    }
+
+    /// Fails a step that just became wanted, if an earlier run saw it fail and nothing has changed.
+    pub(crate) fn believe_earlier_failure(&mut self, id: StepId, run: RunId) -> Option<Failure> {
+        if self.earlier.failures.is_empty() {
+            return None;
+        }
+        let key = self.graph.key_text(id);
+        let earlier = self.earlier.failures.get(&key)?;
+        let retries = self.runs.get(&run)?.request.earlier_failures == EarlierFailures::Retry;
+        if retries || self.limits_of(id).allow_more(earlier.limits, earlier.class) {
+            self.earlier.forget(&key);
+            return None;
+        }
+        let cause = format!("it failed in an earlier run: {}", earlier.failure.cause);
+        Some(Failure { cause: cause.into(), ..earlier.failure.clone() })
+    }
+
+    /// The failure that a run would have to believe of this step, if it was another run's.
+    pub(crate) fn retries_failure(&self, id: StepId, run: RunId) -> Option<StepId> {
+        let root = match self.graph.step(id).state {
+            State::Failed => id,
+            State::DependencyFailed(root) => root,
+            _ => return None,
+        };
+        let run = self.runs.get(&run)?;
+        let own = run.holds.get(&root) == Some(&Hold::Failed) || run.blamed.contains(&root);
+        let retries = run.request.earlier_failures == EarlierFailures::Retry;
+        (retries && !own).then_some(root)
+    }
+
+    /// Has a failed step, and what failed with it, be built again, though other runs still know of the failure:
+    /// for them nothing changes.
+    pub(crate) fn reopen(&mut self, root: StepId) {
+        self.forget_failure(root);
+        let mut failed = vec![root];
+        while let Some(id) = failed.pop() {
+            let state = self.graph.step(id).state;
+            if state != State::DependencyFailed(root) && (id != root || state != State::Failed) {
+                continue;
+            }
+            failed.extend(self.graph.dependents(id));
+            for run in self.runs.values_mut() {
+                if run.holds.get(&id) == Some(&Hold::Failed) {
+                    run.set_hold(id, Hold::FailedEarlier);
+                }
+                run.blamed.remove(&id);
+            }
+            self.graph.step_mut(id).claims = 0;
+            self.graph.failures.remove(&id);
+            self.graph.shift(id, State::Idle);
+        }
+    }
+}
