@@ -187,8 +187,9 @@ fn a_flipped_bit_in_the_database_is_refused_or_harmless() {
             }
         }
     }
-    let kept_bytes = entries.iter().map(|entry| entry.key.len() + entry.body.len() + size_of::<Sum>());
-    assert!(refused > kept_bytes.sum(), "{refused} refused: the rest is unused space");
+    let kept_bytes: usize =
+        entries.iter().map(|entry| entry.key.len() + entry.body.len() + size_of::<Sum>()).sum();
+    assert!(refused > kept_bytes, "{refused} refused: the rest is unused space");
 }
 
 #[test]
