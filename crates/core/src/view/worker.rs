@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::effect::LeasedStep;
 use crate::fleet::Fleet;
-use crate::id::{Epoch, Feature, LeaseId, Session, System, WorkerId};
+use crate::id::{Epoch, EvalJobId, Feature, LeaseId, Session, System, WorkerId};
 use crate::worker::{Presence, Worker};
 
 /// One known worker.
@@ -107,12 +107,19 @@ impl Fleet {
 
     /// Every lease, oldest first.
     pub fn leases(&self) -> impl Iterator<Item = LeaseView> + '_ {
-        self.leases.iter().map(|(id, lease)| LeaseView {
-            lease: *id,
-            epoch: lease.epoch,
-            worker: lease.worker,
-            steps: lease.steps.iter().map(|leased| self.leased_step(leased)).collect(),
-        })
+        self.leases.keys().filter_map(|id| self.lease_view(*id))
+    }
+
+    /// One lease, while it lasts.
+    pub fn lease_view(&self, id: LeaseId) -> Option<LeaseView> {
+        let lease = self.leases.get(&id)?;
+        let steps = lease.steps.iter().map(|leased| self.leased_step(leased)).collect();
+        Some(LeaseView { lease: id, epoch: lease.epoch, worker: lease.worker, steps })
+    }
+
+    /// Who has an eval job, and its epoch, while it lasts.
+    pub fn eval_job(&self, id: EvalJobId) -> Option<(WorkerId, Epoch)> {
+        self.evals.jobs.get(&id).map(|job| (job.worker, job.epoch))
     }
 }
 
