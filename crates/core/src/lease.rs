@@ -187,8 +187,9 @@ impl Fleet {
                 let step = self.graph.step_mut(leased.step);
                 verdict = step.tries.judge_loss(&self.config);
                 if verdict == Verdict::Final {
-                    let lost = step.tries.losses();
-                    failure.cause = format!("{lost} workers were lost with it, the last was {worker}").into();
+                    let count = step.tries.losses();
+                    failure.cause =
+                        format!("{count} workers were lost with it, the last was {worker}").into();
                 }
                 self.blame_worker(leased.step, lease.worker, &failure);
             }

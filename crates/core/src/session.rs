@@ -49,9 +49,10 @@ impl Fleet {
             Presence::Connected { contender: Some(contender), .. }
                 if contender.instance == hello.instance =>
             {
-                match contender.outlived {
-                    true => Reception::Cloned,
-                    false => Reception::Refused(SessionEnd::Contended),
+                if contender.outlived {
+                    Reception::Cloned
+                } else {
+                    Reception::Refused(SessionEnd::Contended)
                 }
             }
             Presence::Connected { .. } => Reception::Contends,

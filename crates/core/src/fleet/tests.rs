@@ -4,6 +4,8 @@ mod building;
 mod evaluating;
 mod failing;
 mod placing;
+mod random;
+mod restoring;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::effect::*;
 use crate::event::*;
 use crate::{
-    Epoch, EvalJobId, Fleet, FleetConfig, Host, HostKind, LeaseId, RealiseJobId, RunId, SourceId, Time,
+    Decision, Epoch, EvalJobId, Fleet, FleetConfig, Host, HostKind, LeaseId, RealiseJobId, Record, RunId,
+    SourceId, Time,
 };
-use crate::{Side, Target, WorkerId, invariant};
+use crate::{Session, Side, Target, WorkerId, invariant};
 
 const RUN: RunId = RunId(1);
 const WORKER: WorkerId = WorkerId(1);
@@ -30,6 +33,14 @@ struct Stage {
     realises: BTreeMap<RealiseJobId, (WorkerId, Epoch, String)>,
     timers: Vec<(Timer, Time)>,
     cancelled: BTreeSet<LeaseId>,
+    /// What was recorded: the fleet can be made of it again at any time.
+    records: Vec<Record>,
+    sessions: BTreeMap<WorkerId, Session>,
+    ended: Vec<(WorkerId, Session, SessionEnd)>,
+    events: usize,
+    check_every: usize,
+    /// Events with their effects, once they are asked for.
+    script: Option<Vec<(Time, Event, Vec<Effect>)>>,
 }
 
 impl Stage {
@@ -43,19 +54,28 @@ impl Stage {
             realises: BTreeMap::new(),
             timers: Vec::new(),
             cancelled: BTreeSet::new(),
+            records: Vec::new(),
+            sessions: BTreeMap::new(),
+            ended: Vec::new(),
+            events: 0,
+            check_every: 1,
+            script: None,
         }
     }
 
     /// With one worker that can do everything with these slots.
     fn with_worker(slots: u32) -> Self {
-        let mut stage = Self::new(FleetConfig::default());
+        let mut stage = Self::new(plain());
         stage.join(WORKER, slots, 1);
         stage
     }
 
     fn apply(&mut self, event: Event) -> Vec<Effect> {
         self.now += 1;
-        let effects = self.fleet.apply(Time(self.now), event);
+        let effects = self.fleet.apply(Time(self.now), event.clone());
+        if let Some(script) = &mut self.script {
+            script.push((Time(self.now), event, effects.clone()));
+        }
         invariant::check(&self.fleet).unwrap();
         for effect in &effects {
             match effect.clone() {
@@ -71,12 +91,39 @@ impl Stage {
                 Effect::Send(_, Command::CancelLease { lease, .. }) => {
                     self.cancelled.insert(lease);
                 }
+                Effect::Send(worker, Command::EndSession { session, end }) => {
+                    self.ended.push((worker, session, end));
+                }
                 Effect::Arm(timer, at) => self.timers.push((timer, at)),
+                Effect::Append(record) => self.records.push(record),
                 _ => {}
             }
         }
+        self.events += 1;
+        if self.events.is_multiple_of(self.check_every) {
+            self.check_restored();
+        }
         self.effects.extend(effects.clone());
         effects
+    }
+
+    /// The same fleet again, of what was recorded, as a journal gives it back.
+    fn restored(&self) -> Fleet {
+        let read = |record: &Record| {
+            let written = serde_json::to_string(record).unwrap();
+            let read: Record = serde_json::from_str(&written).unwrap();
+            assert_eq!(read, *record);
+            read
+        };
+        Fleet::restore(self.fleet.config.clone(), self.records.iter().map(read)).unwrap()
+    }
+
+    fn check_restored(&self) {
+        assert_eq!(
+            format!("{:?}", self.restored()),
+            format!("{:?}", self.fleet),
+            "what is restored is what was"
+        );
     }
 
     fn join(&mut self, worker: WorkerId, slots: u32, eval_slots: u32) {
@@ -92,14 +139,24 @@ impl Stage {
         eval_slots: u32,
     ) {
         let hello = WorkerHello {
-            name: format!("w{worker}").into(),
             systems: systems.iter().map(|system| (*system).into()).collect(),
             features: features.iter().map(|feature| (*feature).into()).collect(),
             slots,
             eval_slots,
-            ..WorkerHello::default()
+            ..hello(worker)
         };
-        self.apply(Event::WorkerJoined { worker, session: crate::id::Session(1), hello, holds: Vec::new() });
+        self.join_with(worker, hello, &[]);
+    }
+
+    /// Opens a session; answers which.
+    fn join_with(&mut self, worker: WorkerId, hello: WorkerHello, holds: &[(LeaseId, Epoch)]) -> Session {
+        let session = Session(self.sessions.values().map(|session| session.0).max().unwrap_or(0) + 1);
+        let effects = self.apply(Event::WorkerJoined { worker, session, hello, holds: holds.to_vec() });
+        let refused = |effect: &Effect| matches!(effect, Effect::Send(_, Command::EndSession { session: ended, .. }) if *ended == session);
+        if !effects.iter().any(refused) {
+            self.sessions.insert(worker, session);
+        }
+        session
     }
 
     fn submit(&mut self, run: RunId, request: RunRequest) {
@@ -185,7 +242,13 @@ impl Stage {
         self.leases.retain(|_, (holder, ..)| *holder != worker);
         self.evals.retain(|_, (holder, ..)| *holder != worker);
         self.realises.retain(|_, (holder, ..)| *holder != worker);
-        self.apply(Event::WorkerLost { worker, session: crate::id::Session(1) });
+        self.part(worker);
+    }
+
+    /// A session ends; the worker keeps what it has.
+    fn part(&mut self, worker: WorkerId) {
+        let session = self.sessions[&worker];
+        self.apply(Event::WorkerLost { worker, session });
     }
 
     /// Fires all timers that are armed, at their time, but for the deadlines of runs.
@@ -236,6 +299,24 @@ impl Stage {
             _ => None,
         });
         ends.collect()
+    }
+}
+
+/// Settings under which workers are lost at once and nothing outlives its run.
+fn plain() -> FleetConfig {
+    FleetConfig { away_ms: 0, quarantine_after: 0, remember_failures: 0, ..FleetConfig::default() }
+}
+
+/// A worker that can do everything.
+fn hello(worker: WorkerId) -> WorkerHello {
+    WorkerHello {
+        name: format!("w{worker}").into(),
+        systems: vec!["x86_64-linux".into()],
+        slots: 1,
+        eval_slots: 1,
+        instance: "first".into(),
+        boot: "boot".into(),
+        ..WorkerHello::default()
     }
 }
 

@@ -25,7 +25,8 @@ fn an_attempt_is_recorded_before_its_lease_is_sent() {
     let mut stage = Stage::with_worker(1);
     stage.run(RUN, &[("web", wants(&[step("top", &[])]))]);
     let at = |wanted: fn(&Effect) -> bool| stage.effects.iter().position(wanted).unwrap();
-    let recorded = at(|effect| matches!(effect, Effect::Append(Record::AttemptStarted { attempt: 1, .. })));
+    let recorded =
+        at(|effect| matches!(effect, Effect::Append(Record::Decided(Decision::LeaseGranted { .. }))));
     let sent = at(|effect| matches!(effect, Effect::Send(_, Command::StartLease { .. })));
     assert!(recorded < sent);
 }

@@ -97,7 +97,7 @@ fn a_host_on_one_side_only_is_one_target() {
 
 #[test]
 fn both_sides_of_a_host_are_evaluated_near_each_other() {
-    let mut stage = Stage::new(FleetConfig { eval_group: 2, ..FleetConfig::default() });
+    let mut stage = Stage::new(FleetConfig { eval_group: 2, ..plain() });
     stage.join(WORKER, 1, 8);
     stage.submit(RUN, build(Some(BEFORE)));
     stage.discover(&["a", "b", "c"]);
@@ -111,7 +111,7 @@ fn both_sides_of_a_host_are_evaluated_near_each_other() {
 
 #[test]
 fn a_worker_gets_no_more_eval_jobs_than_eval_slots() {
-    let mut stage = Stage::new(FleetConfig { eval_group: 1, ..FleetConfig::default() });
+    let mut stage = Stage::new(FleetConfig { eval_group: 1, ..plain() });
     stage.join(WORKER, 1, 2);
     stage.submit(RUN, build(None));
     stage.discover(&["a", "b", "c"]);
@@ -192,7 +192,7 @@ fn a_lost_worker_s_hosts_are_evaluated_elsewhere_a_bounded_number_of_times() {
     }
     stage.lose(WorkerId(3));
     let failure = stage.settled(RUN)[&("a".into(), Side::After)].failure.clone().unwrap();
-    assert_eq!(failure.code, FailureCode::Infrastructure);
+    assert_eq!(failure.code, FailureCode::WorkerLost);
     assert!(stage.finished(RUN).is_some());
 }
 
@@ -205,7 +205,8 @@ fn a_stale_epoch_s_evaluation_is_refused_but_its_definitions_are_kept() {
     stage.lose(WORKER);
     stage.join(WorkerId(2), 1, 1);
     let report = EvalReport::HostEvaluated { host: host("a"), result: Ok(wants(&[step("top", &[])])) };
-    assert!(stage.apply(Event::EvalReported { worker: WORKER, job, epoch, report }).is_empty());
+    let effects = stage.apply(Event::EvalReported { worker: WORKER, job, epoch, report });
+    assert!(matches!(effects[..], [Effect::Append(_)]), "it has no effect but to be kept");
     stage.evaluate(AFTER, "a", Ok(Evaluated { new_steps: Vec::new(), ..wants(&[step("top", &[])]) }));
     assert_eq!(stage.leased(), ["top"]);
 }
@@ -224,7 +225,7 @@ fn a_graph_that_was_not_described_fails_its_target_only() {
 
 #[test]
 fn bounds_on_runs_hosts_and_steps_fail_what_exceeds_them() {
-    let config = FleetConfig { max_runs: 1, max_hosts: 2, max_steps: 6, ..FleetConfig::default() };
+    let config = FleetConfig { max_runs: 1, max_hosts: 2, max_steps: 6, ..plain() };
     let mut stage = Stage::new(config);
     stage.join(WORKER, 1, 1);
     stage.submit(RUN, build(None));

@@ -109,17 +109,18 @@ fn a_lost_worker_requeues_its_batch() {
 }
 
 #[test]
-fn a_step_that_loses_worker_after_worker_fails() {
+fn a_step_that_loses_worker_after_worker_touches_three_of_them() {
     let mut stage = Stage::with_worker(1);
     stage.run(RUN, &[("web", wants(&[step("top", &[])]))]);
-    for worker in 1..=5 {
+    for worker in 1..=3 {
         assert_eq!(stage.leased(), ["top"], "worker {worker}");
         stage.lose(WorkerId(worker));
         stage.join(WorkerId(worker + 1), 1, 1);
         stage.fire_timers();
     }
-    let settled = &stage.settled(RUN)[&("web".into(), Side::After)];
-    assert_eq!(settled.failure.as_ref().unwrap().code, FailureCode::Infrastructure);
+    let failure = stage.settled(RUN)[&("web".into(), Side::After)].failure.clone().unwrap();
+    assert_eq!(failure.code, FailureCode::WorkerLost);
+    assert_eq!(&*failure.cause, "3 workers were lost with it, the last was w3");
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn a_deep_chain_fails_without_recursion() {
             step(&names[at], &names[at.saturating_sub(1)..at].iter().map(String::as_str).collect::<Vec<_>>())
         })
         .collect();
-    let mut fleet = Fleet::new(FleetConfig::default());
+    let mut fleet = Fleet::new(plain());
     let mut sent = Vec::new();
     let mut apply = |fleet: &mut Fleet, event| {
         sent.extend(fleet.apply(Time(1), event).into_iter().filter_map(|effect| match effect {

@@ -36,7 +36,7 @@ fn a_worker_gets_no_more_leases_than_slots() {
 
 #[test]
 fn systems_and_features_are_respected_and_builtin_builds_anywhere() {
-    let mut stage = Stage::new(FleetConfig::default());
+    let mut stage = Stage::new(plain());
     stage.join_as(WorkerId(1), &["x86_64-linux"], &[], 4, 1);
     stage.join_as(WorkerId(2), &["aarch64-linux", "x86_64-linux"], &["kvm"], 4, 0);
     stage.join_as(WorkerId(3), &["aarch64-darwin"], &[], 0, 0);
@@ -108,7 +108,7 @@ fn a_step_that_fits_nobody_fails_when_patience_ends() {
 
 #[test]
 fn without_patience_what_fits_nobody_fails_at_once() {
-    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..plain() });
     stage.join(WORKER, 1, 1);
     stage.lose(WORKER);
     stage.submit(RUN, build(None));
@@ -124,7 +124,7 @@ fn without_patience_what_fits_nobody_fails_at_once() {
 
 #[test]
 fn even_without_patience_a_run_waits_for_the_first_worker() {
-    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..plain() });
     stage.submit(RUN, build(None));
     assert!(stage.finished(RUN).is_none());
     stage.join(WORKER, 1, 1);
@@ -133,7 +133,7 @@ fn even_without_patience_a_run_waits_for_the_first_worker() {
     stage.realise_all();
     assert_eq!(stage.finished(RUN).unwrap().outcome, Outcome::Succeeded);
     // Without one it does not wait for ever.
-    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..FleetConfig::default() });
+    let mut stage = Stage::new(FleetConfig { unplaceable_after_ms: 0, ..plain() });
     stage.submit(RUN, build(None));
     stage.fire_timers();
     assert_eq!(stage.finished(RUN).unwrap().failure.unwrap().code, FailureCode::NoWorker);
@@ -141,11 +141,11 @@ fn even_without_patience_a_run_waits_for_the_first_worker() {
 
 #[test]
 fn without_any_worker_a_run_waits_and_then_fails() {
-    let mut stage = Stage::new(FleetConfig::default());
+    let mut stage = Stage::new(plain());
     stage.submit(RUN, build(None));
     assert!(stage.finished(RUN).is_none());
     let due = stage.timers.iter().find(|(timer, _)| *timer == Timer::Unplaceable).unwrap().1;
-    assert_eq!(due, Time(stage.now).plus_ms(FleetConfig::default().unplaceable_after_ms));
+    assert_eq!(due, Time(stage.now).plus_ms(plain().unplaceable_after_ms));
     stage.fire_timers();
     assert_eq!(stage.finished(RUN).unwrap().outcome, Outcome::Failed);
 }

@@ -136,9 +136,9 @@ fn a_step_built_while_a_host_was_evaluated_is_not_built_again() {
         report: EvalReport::HostEvaluated { host: host("b"), result },
     });
     stage.build_all();
-    let attempts =
-        stage.effects.iter().filter(|effect| matches!(effect, Effect::Append(Record::AttemptStarted { .. })));
-    assert_eq!(attempts.count(), 3);
+    let leases =
+        stage.effects.iter().filter(|effect| matches!(effect, Effect::Send(_, Command::StartLease { .. })));
+    assert_eq!(leases.count(), 3);
 }
 
 #[test]
@@ -203,6 +203,6 @@ fn targets_are_named_by_host_and_side() {
     stage.realise_all();
     let target = Target { host: host("--option"), side: Side::After };
     assert!(stage.effects.iter().any(
-        |effect| matches!(effect, Effect::Append(Record::TargetSettled { target: of, .. }) if *of == target)
+        |effect| matches!(effect, Effect::Notify(_, Notice::TargetSettled { target: of, .. }) if *of == target)
     ));
 }
