@@ -87,6 +87,9 @@ pub enum AuthorityError {
     /// There must be one to sign with.
     #[error("no CA is given, or the newest, which is the first, lacks its key")]
     NoSigner,
+    /// Nobody could check a certificate without names.
+    #[error("the coordinator's port needs at least one DNS name or IP address")]
+    NoServerName,
     /// Neither a DNS name nor an address.
     #[error("{0:?} is neither a DNS name nor an IP address")]
     BadServerName(String),
@@ -187,6 +190,9 @@ impl Authority {
 
     /// Key and certificate of the coordinator's port, for its DNS names and addresses.
     pub fn make_server(&self, now: u64, names: &[String]) -> Result<Credentials, AuthorityError> {
+        if names.is_empty() {
+            return Err(AuthorityError::NoServerName);
+        }
         let key = KeyPair::generate().map_err(AuthorityError::Signing)?;
         let mut params = leaf(now, lifetime::SERVER_S, "fleet coordinator");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

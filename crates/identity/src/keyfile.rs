@@ -63,8 +63,7 @@ pub enum FileError {
 ///
 /// Its group may read it, as service managers hand out credentials; nobody else, and no one but its owner writes.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).expect("open flags are ints");
-    let opened = OpenOptions::new().read(true).custom_flags(no_follow).open(path);
+    let opened = open(path, OFlags::NOFOLLOW | OFlags::NONBLOCK);
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => FileError::Symlink(path.to_owned()),
         _ => access_error(path, error),
@@ -83,10 +82,7 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
 
 /// Reads a file of certificates or public keys.
 pub fn read_public(path: &Path) -> Result<Vec<u8>, FileError> {
-    // Without NONBLOCK, opening a pipe would wait for its writer.
-    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).expect("open flags are ints");
-    let opened = OpenOptions::new().read(true).custom_flags(nonblock).open(path);
-    let file = opened.map_err(|error| access_error(path, error))?;
+    let file = open(path, OFlags::NONBLOCK).map_err(|error| access_error(path, error))?;
     read_bounded(path, &file)
 }
 
@@ -112,6 +108,12 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(access_error(path, error)),
     }
+}
+
+/// Callers give NONBLOCK: opening a pipe would wait for its writer without it.
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from(flags.bits()).expect("open flags are ints");
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn read_bounded(path: &Path, file: &File) -> Result<Vec<u8>, FileError> {

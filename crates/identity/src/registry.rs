@@ -304,3 +304,6 @@ pub enum Refused {
     #[error("{0} is not a worker")]
     NotAWorker(Name),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! TLS configurations for both ends, of certificates and keys that are already in memory.
 //!
-//! One port serves callers with and without a certificate; who has none may do only what needs no identity. Sessions
-//! are never resumed: a resumed one would skip the check of the certificate.
+//! One port serves callers with and without a certificate; who has none may do only what needs no identity. TLS 1.3
+//! only: both ends are ours, and all who else may come speak it. Sessions are never resumed: a resumed one would skip the check of the certificate.
 
 mod dial;
 mod failure;
@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::credentials::Credentials;
 use crate::secret::Fingerprint;
@@ -67,7 +68,7 @@ pub fn client_config(
     authorities: &[CertificateDer<'static>],
     shown: Option<&Credentials>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = client_builder()?.with_root_certificates(roots(authorities)?);
+    let builder = client_builder(&[&TLS13])?.with_root_certificates(roots(authorities)?);
     let mut config = match shown {
         None => builder.with_no_client_auth(),
         Some(own) => builder
@@ -81,8 +82,10 @@ pub fn client_config(
 /// For a machine that has nothing but a join token: trusts exactly the CA that the token names.
 pub fn pinned(authority: Fingerprint) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = Arc::new(pinned::PinnedAuthority::new(authority, provider()));
-    let mut config =
-        client_builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let mut config = client_builder(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
     finish_client(&mut config);
     Ok(Arc::new(config))
 }
@@ -91,7 +94,9 @@ pub fn pinned(authority: Fingerprint) -> Result<Arc<ClientConfig>, TlsError> {
 pub(crate) fn https_config(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(authorities);
-    Ok(Arc::new(client_builder()?.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(
+        client_builder(rustls::DEFAULT_VERSIONS)?.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 fn server_config(credentials: &Credentials) -> Result<ServerConfig, TlsError> {
@@ -99,7 +104,7 @@ fn server_config(credentials: &Credentials) -> Result<ServerConfig, TlsError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated();
     let verifier = verifier.build().map_err(TlsError::Authorities)?;
     let builder = ServerConfig::builder_with_provider(provider());
-    let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Unusable)?;
+    let builder = builder.with_protocol_versions(&[&TLS13]).map_err(TlsError::Unusable)?;
     let (chain, key) = (credentials.chain.clone(), credentials.key.clone_key());
     let config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key);
     let mut config = config.map_err(TlsError::Unusable)?;
@@ -111,9 +116,9 @@ fn server_config(credentials: &Credentials) -> Result<ServerConfig, TlsError> {
 
 type ClientBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
 
-fn client_builder() -> Result<ClientBuilder, TlsError> {
+fn client_builder(versions: &[&'static SupportedProtocolVersion]) -> Result<ClientBuilder, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider());
-    builder.with_safe_default_protocol_versions().map_err(TlsError::Unusable)
+    builder.with_protocol_versions(versions).map_err(TlsError::Unusable)
 }
 
 /// gRPC and nothing else.

@@ -120,7 +120,7 @@ fn check_time(claims: &Claims, issuer: &Issuer, now: u64) -> Result<u64, OidcErr
     let required = |claim| time(claim)?.ok_or(OidcError::Claim(claim));
     let (expires, made) = (required("exp")?, required("iat")?);
     let begins = time("nbf")?.unwrap_or(made).max(made);
-    if now + bound::LEEWAY_S < begins {
+    if now.saturating_add(bound::LEEWAY_S) < begins {
         return Err(OidcError::NotYetValid);
     }
     let max_age_s = issuer.config.max_age_s.unwrap_or(bound::MAX_AGE_S);

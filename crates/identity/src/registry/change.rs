@@ -87,7 +87,7 @@ impl Registry {
     }
 
     /// Forgets what has expired; nothing that is refused for ever.
-    fn sweep(&mut self, now: u64) {
+    pub(super) fn sweep(&mut self, now: u64) {
         self.joins.retain(|_, entry| now < entry.expires);
         self.clients.retain(|_, entry| now < entry.expires);
     }
