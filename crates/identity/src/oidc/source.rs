@@ -22,7 +22,7 @@ use crate::keyfile::{self, FileError};
 use crate::registry::Client;
 use crate::tls::{DialError, TlsError};
 
-/// No two fetches of one issuer's keys come closer.
+/// No two fetches of one issuer's keys come closer, unless told.
 const MIN_REFRESH: Duration = Duration::from_secs(15);
 /// A fetch takes no longer.
 const FETCH_LIMIT: Duration = Duration::from_secs(10);
@@ -114,13 +114,6 @@ pub enum VerifyError {
 impl Verifier {
     /// Checks the configuration; keys are fetched when the first token comes.
     pub fn new(issuers: Vec<IssuerConfig>) -> Result<Self, SourceError> {
-        Self::with_min_refresh(issuers, MIN_REFRESH)
-    }
-
-    pub(super) fn with_min_refresh(
-        issuers: Vec<IssuerConfig>,
-        min_refresh: Duration,
-    ) -> Result<Self, SourceError> {
         let mut sources: Vec<Source> = vec![];
         for config in issuers {
             let taken = |other: &Source| {
@@ -129,9 +122,18 @@ impl Verifier {
             if sources.iter().any(taken) {
                 return Err(IssuerError::Twice(config.name).into());
             }
-            sources.push(Source::new(config, min_refresh)?);
+            sources.push(Source::new(config)?);
         }
         Ok(Self { sources })
+    }
+
+    /// Fetches an issuer's keys no more often than this.
+    #[must_use]
+    pub fn refreshing_every(mut self, min_refresh: Duration) -> Self {
+        for source in &mut self.sources {
+            source.min_refresh = min_refresh;
+        }
+        self
     }
 
     /// Whether any issuer is configured.
@@ -159,7 +161,7 @@ impl Verifier {
 }
 
 impl Source {
-    fn new(config: IssuerConfig, min_refresh: Duration) -> Result<Self, SourceError> {
+    fn new(config: IssuerConfig) -> Result<Self, SourceError> {
         let issuer = Issuer::new(config)?;
         let config = &issuer.config;
         let place = match (&config.jwks_file, config.jwks_url.as_deref().and_then(Address::parse)) {
@@ -167,7 +169,13 @@ impl Source {
             (None, Some(address)) => Place::Url { address, tls: https_config(config)? },
             (None, None) => return Err(IssuerError::Keys(config.name.clone()).into()),
         };
-        Ok(Self { issuer, place, min_refresh, kept: ArcSwapOption::empty(), last_fetch: Mutex::new(None) })
+        Ok(Self {
+            issuer,
+            place,
+            min_refresh: MIN_REFRESH,
+            kept: ArcSwapOption::empty(),
+            last_fetch: Mutex::new(None),
+        })
     }
 
     /// Keys that are fresh; older ones where fresh ones cannot be had.

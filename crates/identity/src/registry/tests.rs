@@ -401,7 +401,7 @@ proptest! {
         requests in prop::collection::vec((0u64..1800, any_request()), 0..40),
     ) {
         let (mut live, mut records, mut now) = (Registry::default(), vec![], NOW);
-        let mut certificates: std::collections::BTreeMap<TokenId, Fingerprint> = Default::default();
+        let mut certificates: BTreeMap<TokenId, Fingerprint> = BTreeMap::new();
         for (later, request) in requests {
             now += later;
             let token = match &request {
