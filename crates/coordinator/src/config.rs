@@ -1,29 +1,88 @@
-//! The coordinator's settings; every default stands here.
+//! The coordinator's settings; every default stands here. `table` gives each its name, `file` reads them, `layers`
+//! puts file, environment and flags over one another, `check` holds what must hold between them.
 
+mod check;
+mod file;
+mod layers;
+mod table;
+mod value;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use fleet_core::FleetConfig;
+use fleet_identity::oidc::IssuerConfig;
+
+pub use layers::{ConfigError, Layers, Origin, Settings};
+pub use table::reference;
 
 /// Settings of one coordinator.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where chunks, logs and the journal live; created when absent.
+    /// Where chunks, logs, the journal and the coordinator's own CA live; created when absent.
     pub state_dir: PathBuf,
+    /// Where what must survive a restart is kept.
+    pub journal: JournalChoice,
+    /// What to do when another coordinator has the journal: wait for its end instead of giving up.
+    pub standby: bool,
     /// How the core decides.
     pub fleet: FleetConfig,
     /// What one attempt of a step may take.
     pub limits: StepLimits,
+    /// How often workers say how they are.
+    pub heartbeat_ms: u32,
+    /// Whether workers upload outputs: others need them from here.
+    pub upload_outputs: bool,
+    /// Who may connect where.
+    pub server: ServerConfig,
+    /// Issuers of CI tokens.
+    pub oidc: Vec<IssuerConfig>,
 }
 
 impl Config {
-    /// The defaults, with state in `state_dir`.
+    /// For a coordinator within another program, with nothing to remember but logs: state in `state_dir`.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, fleet: FleetConfig::default(), limits: StepLimits::default() }
+        Self {
+            state_dir,
+            journal: JournalChoice::Memory,
+            standby: false,
+            fleet: FleetConfig::default(),
+            limits: StepLimits::default(),
+            heartbeat_ms: 10_000,
+            upload_outputs: false,
+            server: ServerConfig::default(),
+            oidc: Vec::new(),
+        }
+    }
+
+    /// For the program, before anything is configured.
+    pub fn of_program() -> Self {
+        Self {
+            journal: JournalChoice::Sqlite,
+            upload_outputs: true,
+            ..Self::new(PathBuf::from("/var/lib/fleet-coordinator"))
+        }
+    }
+
+    /// The socket for clients and workers of this machine.
+    pub fn socket(&self) -> PathBuf {
+        self.server.socket.clone().unwrap_or_else(|| self.state_dir.join("coordinator.sock"))
     }
 }
 
+/// Where what must survive a restart is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JournalChoice {
+    /// Nowhere: a run lives as long as its process.
+    Memory,
+    /// In the state directory.
+    Sqlite,
+    /// In this PostgreSQL database, which several coordinators may share.
+    Postgres(String),
+}
+
 /// What one attempt of a step may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepLimits {
     /// Wall time in seconds.
     pub timeout_s: u32,
@@ -37,4 +96,59 @@ impl Default for StepLimits {
     fn default() -> Self {
         Self { timeout_s: 36_000, max_silent_s: 3_600, max_log_bytes: 64 << 20 }
     }
+}
+
+/// Who may connect where, and how much of the server they get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The TCP address for other machines; none unless configured.
+    pub listen: Option<SocketAddr>,
+    /// The Unix socket; by default in the state directory.
+    pub socket: Option<PathBuf>,
+    /// What the server's own certificate is for, besides this machine's names.
+    pub names: Vec<String>,
+    /// Certificates and keys that are given, instead of those that the coordinator makes.
+    pub tls: TlsFiles,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Of these, from one address without a client certificate.
+    pub max_anonymous: usize,
+    /// TLS handshakes at a time.
+    pub max_handshakes: usize,
+    /// How long a connection may take for its TLS handshake, and then to begin HTTP/2.
+    pub handshake_within_ms: u64,
+    /// Requests at a time on one connection.
+    pub max_streams: u32,
+    /// Failed enrolments that one address may have a minute.
+    pub max_failed_enrolments: u32,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            socket: None,
+            names: Vec::new(),
+            tls: TlsFiles::default(),
+            max_connections: 8_192,
+            max_anonymous: 64,
+            max_handshakes: 64,
+            handshake_within_ms: 10_000,
+            max_streams: 256,
+            max_failed_enrolments: 30,
+        }
+    }
+}
+
+/// PEM files that are used instead of what the coordinator makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// CA certificates that clients and workers are trusted by, the newest first.
+    pub authorities: Vec<PathBuf>,
+    /// Their keys, in the same order; at least of the first.
+    pub authority_keys: Vec<PathBuf>,
+    /// The server's certificate and those between it and a root.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 //! [`Fleet`](fleet_core::Fleet). The services of `rpc` only translate: requests become inputs of the shell, its
 //! feeds become streams. There is no Nix here: nothing is evaluated or built.
 
+mod access;
 mod attempts;
 pub mod config;
 mod derivations;
@@ -11,9 +12,10 @@ mod feed;
 mod journal;
 mod log_search;
 mod logs;
+pub mod maintenance;
 mod rpc;
 mod server;
 mod shell;
 
 pub use config::{Config, StepLimits};
-pub use server::{Coordinator, ServeError, StartError};
+pub use server::{Coordinator, ListenError, MaterialError, Program, ProgramError, ServeError, StartError};

@@ -1,57 +1,132 @@
-//! `fleet-coordinator`: arguments, a Unix socket and signals around the library.
+//! `fleet-coordinator`: arguments around the library.
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use fleet_coordinator::{Config, Coordinator};
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use clap::{Args, Parser, Subcommand};
+use fleet_coordinator::config::{ConfigError, Layers};
+use fleet_coordinator::{Program, ProgramError, maintenance};
+
+/// The settings, the arguments or both together are wrong.
+const USAGE: u8 = 2;
 
 /// Coordinates evaluation and builds of a fleet.
-///
-/// Serves clients and workers of this machine over a Unix socket that only this user can open.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Args {
+struct Arguments {
+    #[command(flatten)]
+    settings: SettingsArguments,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where settings come from; each also has a variable, such as FLEET_WORKERS_AWAY for `workers.away`.
+#[derive(Debug, Args)]
+struct SettingsArguments {
+    /// The configuration file (docs/coordinator.md lists what may stand in it).
+    #[arg(long, global = true, env = "FLEET_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where chunks, logs and the journal live.
-    #[arg(long, env = "FLEET_STATE_DIR", value_name = "DIR")]
-    state_dir: PathBuf,
-    /// The socket to listen on; a stale one is replaced.
-    #[arg(long, env = "FLEET_LISTEN", value_name = "SOCKET")]
-    listen: PathBuf,
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// The socket for this machine.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    socket: Option<String>,
+    /// The TCP address for other machines, as in `[::]:7143`.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Any other setting, as in `workers.away=5m`.
+    #[arg(long, global = true, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until stopped; what is done when no command is given.
+    Serve,
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Check a configuration file; exit code 2 and the line when something is wrong.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Make a client certificate with role admin, for administration from elsewhere.
+    AdminCert {
+        /// The directory to put it in.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// The administrator's name.
+        #[arg(long, default_value = "admin")]
+        name: String,
+    },
+    /// Put a new CA beside the coordinator's own one; both count until the next rotation.
+    RotateCa,
+    /// Mend a damaged journal: keeps what is sound, moves the rest aside, says what is lost.
+    Repair,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Every setting, its value and its origin.
+    Show,
 }
 
 fn main() -> ExitCode {
+    let arguments = Arguments::parse();
     fleet_telemetry::log_to_stderr("info");
-    fleet_telemetry::exit_code(run(Args::parse()))
+    let layers = match arguments.settings.layers() {
+        Ok(layers) => layers,
+        Err(text) => return usage(&text),
+    };
+    let done = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(layers),
+        Command::Config(ConfigCommand::Show) => maintenance::show(&layers),
+        Command::CheckConfig { file } => maintenance::check(file),
+        Command::AdminCert { out, name } => maintenance::admin_certificate(&layers, &out, &name),
+        Command::RotateCa => maintenance::rotate_ca(&layers),
+        Command::Repair => maintenance::repair(&layers),
+    };
+    match done {
+        Err(error) if error.downcast_ref::<ConfigError>().is_some() => usage(&error.to_string()),
+        Err(error) => match error.downcast_ref::<ProgramError>() {
+            Some(ProgramError::Config(error)) => usage(&error.to_string()),
+            _ => fleet_telemetry::exit_code(Err(error)),
+        },
+        Ok(()) => ExitCode::SUCCESS,
+    }
 }
 
 #[tokio::main]
-async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let coordinator = Coordinator::start(Config::new(args.state_dir)).await?;
-    let listener = listen(&args.listen)?;
-    tracing::info!(socket = %args.listen.display(), "listening");
+async fn serve(layers: Layers) -> maintenance::Outcome {
     let stop = fleet_telemetry::stop_on_signal()?;
-    coordinator.serve(UnixListenerStream::new(listener), stop).await?;
-    std::fs::remove_file(&args.listen)?;
+    let program = Program::listen(layers).await?;
+    program.serve(stop).await?;
     tracing::info!("stopped");
     Ok(())
 }
 
-fn listen(socket: &Path) -> std::io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        let text = format!("another coordinator listens on {}", socket.display());
-        return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, text));
+fn usage(text: &str) -> ExitCode {
+    tracing::error!("{text}");
+    ExitCode::from(USAGE)
+}
+
+impl SettingsArguments {
+    fn layers(self) -> Result<Layers, String> {
+        let named = [("state_dir", "--state-dir", self.state_dir), ("socket", "--socket", self.socket)]
+            .into_iter()
+            .chain([("listen", "--listen", self.listen)]);
+        let mut flags: Vec<_> =
+            named.filter_map(|(key, flag, value)| Some((key.to_owned(), flag.to_owned(), value?))).collect();
+        for text in self.set {
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(format!("--set {text}: expected NAME=VALUE"));
+            };
+            flags.push((key.to_owned(), "--set".to_owned(), value.to_owned()));
+        }
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Layers { file: self.config, environment: environment.collect(), flags })
     }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // From its first moment on the socket is this user's alone.
-    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(socket);
-    rustix::process::umask(umask);
-    listener
 }

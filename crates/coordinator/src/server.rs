@@ -1,29 +1,62 @@
 //! Puts the parts together and serves them over whatever connections it is given.
 
+mod admission;
+mod connection;
+mod frames;
+mod gate;
+mod http;
+mod listener;
+pub(crate) mod material;
+mod program;
+mod streams;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use fleet_core::Fleet;
-use fleet_store::{ChunkStore, StoreError};
-use fleet_wire::{MAX_MESSAGE, v1};
-use futures::Stream;
+use fleet_identity::oidc::Verifier;
+use fleet_store::{ChunkStore, ManifestError, StoreError};
+use fleet_wire::{DESCRIPTORS, MAX_MESSAGE, v1};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::access::{Access, Directory, Gatekeeper};
 use crate::config::Config;
 use crate::journal::{FileJournal, JournalError};
 use crate::logs::LogWriter;
-use crate::rpc::{ChunksService, RunsService, WorkersService};
+use crate::paths::PathTable;
+use crate::rpc::{
+    AdminService, ChunksService, EnrolmentService, Failures, MAX_ADMIN, MAX_ENROLMENT, PathsService, RunsService,
+    WorkersService,
+};
 use crate::shell::{Feeds, Input, Shell};
+use http::Audience;
+
+pub(crate) use admission::network;
+pub(crate) use connection::{Connection, Peer, PeerOrigin};
+pub use listener::ListenError;
+pub(crate) use material::Material;
+pub use material::MaterialError;
+pub use program::{Program, ProgramError};
+pub(crate) use streams::{Direction, Endable, OpenStreams};
 
 /// Bytes under way in one direction of an in-memory connection.
 const IN_MEMORY_BUFFER: usize = 1 << 20;
+/// Connections that wait to be served.
+const ACCEPTED: usize = 64;
+/// The largest message of the chunk service: 65,536 digests, or a chunk of 1 MiB that does not compress.
+const MAX_CHUNKS_MESSAGE: usize = 4 << 20;
+/// The largest message of services that are asked short questions.
+const MAX_QUESTION: usize = 16 << 10;
 
 /// Why a coordinator cannot start.
 #[derive(Debug, Error)]
@@ -42,6 +75,9 @@ pub enum StartError {
     /// The chunk store cannot be opened.
     #[error(transparent)]
     Chunks(#[from] StoreError),
+    /// The store paths that are kept cannot be opened.
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
 }
 
 /// Why a coordinator serves no more.
@@ -60,9 +96,19 @@ pub enum ServeError {
 pub struct Coordinator {
     shell: mpsc::Sender<Input>,
     feeds: Feeds,
+    directory: Directory,
     chunks: ChunkStore,
+    paths: PathTable,
     logs: LogWriter,
     config: Config,
+}
+
+/// What only a coordinator with a port of its own has.
+#[derive(Clone, Debug)]
+struct Enrolling {
+    material: Arc<ArcSwap<Material>>,
+    failures: Arc<Failures>,
+    health: HealthReporter,
 }
 
 impl Coordinator {
@@ -78,22 +124,16 @@ impl Coordinator {
         let logs = LogWriter::open(logs_dir.clone())
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let chunks = ChunkStore::open(&state.join("objects"))?;
+        let paths = PathTable::open(&state.join("manifests"), chunks.clone())?;
         let fleet = Fleet::new(config.fleet.clone());
         let max_workers = config.fleet.max_workers;
-        let (shell, feeds) =
-            Shell::new(fleet, max_workers, Box::new(journal), logs.clone(), config.limits).spawn();
-        Ok(Self { shell, feeds, chunks, logs, config })
+        let shell = Shell::new(fleet, max_workers, Box::new(journal), logs.clone(), config.limits);
+        let (shell, feeds, directory) = shell.spawn();
+        Ok(Self { shell, feeds, directory, chunks, paths, logs, config })
     }
 
-    /// Serves connections until `stop`; then open streams are cut. A coordinator that cannot go on ends its
-    /// streams by itself.
-    pub async fn serve<I, IO, E>(&self, incoming: I, stop: CancellationToken) -> Result<(), ServeError>
-    where
-        I: Stream<Item = Result<IO, E>>,
-        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-        IO::ConnectInfo: Clone + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    /// The services for runs and workers; with `enrolling` also those for administrators and newcomers.
+    fn services(&self, enrolling: Option<Enrolling>) -> Routes {
         let runs = RunsService {
             shell: self.shell.clone(),
             feeds: self.feeds.clone(),
@@ -102,39 +142,85 @@ impl Coordinator {
         };
         let workers = WorkersService { shell: self.shell.clone() };
         let chunks = ChunksService { store: self.chunks.clone() };
-        let server = Server::builder()
-            .add_service(v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE))
-            .add_service(
-                v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE),
-            )
-            .add_service(v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_MESSAGE))
-            .serve_with_incoming_shutdown(incoming, self.shell.closed());
-        tokio::select! {
-            ended = server => {
-                ended?;
-                if self.shell.is_closed() { Err(ServeError::Stopped) } else { Ok(()) }
-            }
-            () = stop.cancelled() => Ok(()),
+        let runs = v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE);
+        let workers = v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE);
+        let chunks =
+            v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_CHUNKS_MESSAGE);
+        let paths = PathsService { table: self.paths.clone(), shell: self.shell.clone() };
+        let paths = v1::paths_server::PathsServer::new(paths).max_decoding_message_size(MAX_MESSAGE);
+        let routes = Routes::new(runs).add_service(workers).add_service(chunks).add_service(paths);
+        match enrolling {
+            Some(enrolling) => self.with_enrolment(routes, enrolling),
+            None => routes,
         }
+    }
+
+    fn with_enrolment(&self, routes: Routes, enrolling: Enrolling) -> Routes {
+        let Enrolling { material, failures, health } = enrolling;
+        let admin = AdminService {
+            shell: self.shell.clone(),
+            directory: self.directory.clone(),
+            material: material.clone(),
+        };
+        let enrolment = EnrolmentService {
+            shell: self.shell.clone(),
+            directory: self.directory.clone(),
+            material,
+            failures,
+        };
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .expect("the descriptors were made by the build");
+        routes
+            .add_service(v1::admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_ADMIN))
+            .add_service(
+                v1::enrolment_server::EnrolmentServer::new(enrolment)
+                    .max_decoding_message_size(MAX_ENROLMENT),
+            )
+            .add_service(
+                HealthServer::new(HealthService::from_health_reporter(health))
+                    .max_decoding_message_size(MAX_QUESTION),
+            )
+            .add_service(reflection.max_decoding_message_size(MAX_QUESTION))
+    }
+
+    /// Whether the shell answers: it does all that is done here.
+    pub async fn lives(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.shell.send(Input::Workers(reply)).await.is_ok() && answer.await.is_ok()
+    }
+
+    /// Ends when the shell has: the coordinator cannot go on.
+    async fn stopped(&self) {
+        self.shell.closed().await;
     }
 
     /// Serves this process alone, over in-memory connections, and answers a channel to it.
     pub fn serve_in_memory(&self, stop: CancellationToken) -> Channel {
-        let (connections, incoming) = mpsc::channel::<DuplexStream>(4);
+        let (connections, accepted) = mpsc::channel::<Connection>(ACCEPTED);
         let coordinator = self.clone();
         tokio::spawn(async move {
-            use futures::StreamExt;
-            let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>);
-            if let Err(error) = coordinator.serve(incoming, stop).await {
-                tracing::error!(%error, "the in-memory server ended");
+            let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), Verifier::default());
+            let services = Access::new(coordinator.services(None), gatekeeper);
+            let streams = coordinator.config.server.max_streams;
+            let stopped = coordinator.stopped();
+            let server = http::serve(services, accepted, Audience::ThisProcess, streams, stopped);
+            tokio::select! {
+                ended = server => {
+                    let error = ended.err().map_or(ServeError::Stopped, ServeError::Transport);
+                    tracing::error!("the in-memory server ended: {}", fleet_telemetry::with_causes(&error));
+                }
+                () = stop.cancelled() => {}
             }
         });
         let connector = tower::service_fn(move |_| {
             let connections = connections.clone();
             async move {
-                let (near, far) = tokio::io::duplex(IN_MEMORY_BUFFER);
+                let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(IN_MEMORY_BUFFER);
                 connections
-                    .send(far)
+                    .send(Connection::in_memory(far))
                     .await
                     .map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused))?;
                 Ok::<_, std::io::Error>(TokioIo::new(near))

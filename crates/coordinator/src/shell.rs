@@ -4,6 +4,7 @@
 
 mod inbound;
 mod outbound;
+mod registry;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -12,16 +13,18 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use fleet_core::{
-    DrvPath, Effect, Epoch, Event, Fleet, Notice, RealiseJobId, RunId, RunRequest, SourceId, Time,
-    Timer, WorkerId,
+    DrvPath, Effect, Epoch, Event, Fleet, Notice, RealiseJobId, RunId, RunRequest, SourceId, Time, Timer,
+    WorkerId, WorkerOrder,
 };
+use fleet_identity::Registry;
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use futures::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
+use crate::access::Directory;
 use crate::attempts::Attempts;
 use crate::config::StepLimits;
 use crate::derivations::{Derivations, MAX_BYTES};
@@ -54,6 +57,12 @@ pub(crate) enum Input {
     Said(WorkerId, FromWorker, oneshot::Sender<Result<(), Status>>),
     /// A worker's session ended, and why, unless it just closed.
     Left(WorkerId, Option<String>),
+    /// A change of who may come in.
+    Registry(fleet_identity::Request, oneshot::Sender<Result<fleet_identity::Answer, Status>>),
+    /// An administrator's order to the worker of this name, with its reason.
+    Order(String, WorkerOrder, String, oneshot::Sender<Result<(), Status>>),
+    /// What is known of every worker.
+    Workers(oneshot::Sender<Vec<v1::WorkerStatus>>),
 }
 
 /// State beside the core: names, feeds, sessions.
@@ -76,6 +85,7 @@ pub(crate) struct Shell {
     next_worker: u64,
     timers: BTreeMap<(Time, u64), Timer>,
     next_timer: u64,
+    registry: watch::Sender<Arc<Registry>>,
 }
 
 struct RunState {
@@ -135,15 +145,17 @@ impl Shell {
             next_worker: 1,
             timers: BTreeMap::new(),
             next_timer: 0,
+            registry: watch::Sender::default(),
         }
     }
 
     /// Starts the shell's task; it ends when every sender is gone, or when it cannot go on. No watcher of a run
     /// waits on after that.
-    pub(crate) fn spawn(self) -> (mpsc::Sender<Input>, Feeds) {
+    pub(crate) fn spawn(self) -> (mpsc::Sender<Input>, Feeds, Directory) {
         let (sender, inputs) = mpsc::channel(INPUTS);
         let feeds = self.feeds.clone();
         let ending = feeds.clone();
+        let directory = self.registry.subscribe();
         tokio::spawn(async move {
             let cause = match AssertUnwindSafe(self.run(inputs)).catch_unwind().await {
                 Ok(Ok(())) => "the coordinator stopped".to_owned(),
@@ -159,7 +171,7 @@ impl Shell {
                 feed.fail(&cause);
             }
         });
-        (sender, feeds)
+        (sender, feeds, directory)
     }
 
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), JournalError> {
@@ -198,10 +210,8 @@ impl Shell {
     fn perform(&mut self, effects: Vec<Effect>) -> Result<(), JournalError> {
         let mut effects = effects;
         while !effects.is_empty() {
-            let facts: Vec<Fact> = effects
-                .iter()
-                .flat_map(|effect| Fact::of(effect, |run| self.run_name(run)))
-                .collect();
+            let facts: Vec<Fact> =
+                effects.iter().flat_map(|effect| Fact::of(effect, |run| self.run_name(run))).collect();
             if !facts.is_empty() {
                 self.journal.append(&facts)?;
             }

@@ -1,7 +1,10 @@
 //! The one place where gRPC status codes are chosen.
 
 use std::error::Error;
+use std::fmt::Display;
 
+use fleet_identity::oidc::VerifyError;
+use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
 use fleet_store::StoreError;
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
@@ -62,4 +65,82 @@ pub(crate) fn stopping() -> Status {
 /// What was asked for may have happened, but cannot be kept: the coordinator stops.
 pub(crate) fn not_durable(error: &JournalError) -> Status {
     Status::unavailable(with_causes(error))
+}
+
+/// The coordinator ends, to be started again: whoever asks later finds everything as it was.
+pub(crate) fn restarting() -> Status {
+    Status::unavailable("the coordinator is restarting")
+}
+
+/// Nothing of this name is served.
+pub(crate) fn not_served() -> Status {
+    Status::unimplemented("no such procedure is served here")
+}
+
+/// A request without a connection behind it.
+pub(crate) fn no_peer() -> Status {
+    Status::unauthenticated("nobody is known to be at the other end")
+}
+
+/// The procedure is not for strangers.
+pub(crate) fn who_are_you() -> Status {
+    Status::unauthenticated("this needs a client certificate or a bearer token")
+}
+
+/// What was shown is no credential.
+pub(crate) fn bad_credential(error: &(impl Display + ?Sized)) -> Status {
+    Status::unauthenticated(error.to_string())
+}
+
+/// A genuine credential that counts no more.
+pub(crate) fn shut_out(refused: &Refused) -> Status {
+    Status::unauthenticated(refused.to_string())
+}
+
+/// A CI token that cannot be believed, or not now.
+pub(crate) fn not_verified(error: &VerifyError) -> Status {
+    match error {
+        VerifyError::Refused(_) => Status::unauthenticated(with_causes(error)),
+        VerifyError::Unavailable { .. } => Status::unavailable(with_causes(error)),
+    }
+}
+
+/// A known caller that may not; `who` may.
+pub(crate) fn forbidden(who: &str) -> Status {
+    Status::permission_denied(format!("only {who} may do this"))
+}
+
+/// A run of somebody else.
+pub(crate) fn not_yours() -> Status {
+    Status::permission_denied("the run belongs to another client, and you are no administrator")
+}
+
+/// The registry does not make the change.
+pub(crate) fn registry(error: &RegistryError) -> Status {
+    let text = error.to_string();
+    match error {
+        RegistryError::TokenUnknown => Status::unauthenticated(text),
+        RegistryError::TokenUsed(_) | RegistryError::Superseded(_) | RegistryError::Revoked(_) => {
+            Status::permission_denied(text)
+        }
+        RegistryError::UnknownWorker(_) => Status::not_found(text),
+        RegistryError::TtlTooLong(_) | RegistryError::BadGrant => Status::invalid_argument(text),
+        RegistryError::Full(_) => Status::resource_exhausted(text),
+        RegistryError::NumberTaken | RegistryError::WrongCertificate => Status::aborted(text),
+    }
+}
+
+/// A certificate request that is none.
+pub(crate) fn bad_request(error: &RequestError) -> Status {
+    Status::invalid_argument(with_causes(error))
+}
+
+/// The CA does not sign.
+pub(crate) fn not_signed(error: &AuthorityError) -> Status {
+    Status::unavailable(with_causes(error))
+}
+
+/// This address failed too often of late.
+pub(crate) fn too_many_failures() -> Status {
+    Status::resource_exhausted("too many failed enrolments from this address: wait a minute")
 }

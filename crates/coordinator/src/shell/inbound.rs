@@ -53,6 +53,11 @@ impl Shell {
             Input::Said(worker, message, reply) => {
                 return Some(Answer::Done(reply, self.said(worker, message, effects)));
             }
+            Input::Registry(change, reply) => drop(reply.send(self.change_registry(change))),
+            Input::Order(_, _, _, reply) => {
+                drop(reply.send(Err(Status::unimplemented("orders to workers"))));
+            }
+            Input::Workers(reply) => drop(reply.send(self.worker_statuses())),
             Input::Left(worker, why) => {
                 self.worker_left(worker, why.as_deref().unwrap_or("it closed its session"), effects);
             }

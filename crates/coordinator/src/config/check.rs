@@ -1,0 +1,87 @@
+//! What must hold between settings, and of the files they name.
+
+use fleet_identity::keyfile;
+use fleet_identity::oidc::Verifier;
+use fleet_telemetry::with_causes;
+
+use super::JournalChoice;
+use super::layers::{ConfigError, Origin, Settings};
+use super::value::has_password;
+use crate::server::material;
+
+/// A worker that says nothing for 30 s is lost: it must have had two chances to speak.
+const MAX_HEARTBEAT_MS: u32 = 10_000;
+
+pub(super) fn all(settings: &Settings) -> Result<(), ConfigError> {
+    heartbeats(settings)?;
+    tls(settings)?;
+    issuers(settings)?;
+    journal(settings)
+}
+
+fn heartbeats(settings: &Settings) -> Result<(), ConfigError> {
+    let wrong = |text: String| ConfigError::new(settings.origin("workers.heartbeat"), text);
+    let heartbeat = settings.config.heartbeat_ms;
+    if heartbeat > MAX_HEARTBEAT_MS {
+        return Err(wrong(format!("workers.heartbeat: at most {} s", MAX_HEARTBEAT_MS / 1_000)));
+    }
+    if u64::from(heartbeat) >= settings.config.fleet.away_ms {
+        return Err(wrong("workers.heartbeat: must be shorter than workers.away".to_owned()));
+    }
+    Ok(())
+}
+
+fn tls(settings: &Settings) -> Result<(), ConfigError> {
+    let tls = &settings.config.server.tls;
+    let wrong = |key: &str, text: &str| Err(ConfigError::new(settings.origin(key), format!("{key}: {text}")));
+    if tls.authority_keys.len() > tls.authorities.len() {
+        return wrong("tls.authority_keys", "there are more than tls.authorities");
+    }
+    if tls.certificate.is_some() != tls.key.is_some() {
+        return match &tls.key {
+            Some(_) => wrong("tls.key", "needs tls.certificate"),
+            None => wrong("tls.certificate", "needs tls.key"),
+        };
+    }
+    if let Err(error) = material::given_authority(&settings.config) {
+        return wrong("tls.authorities", &with_causes(&error));
+    }
+    match material::given_server(&settings.config) {
+        Err(error) => wrong("tls.certificate", &with_causes(&error)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn issuers(settings: &Settings) -> Result<(), ConfigError> {
+    for (number, origin) in settings.issuers.iter().enumerate() {
+        // Each with those before it: two of one name are wrong together.
+        let issuers = settings.config.oidc[..=number].to_vec();
+        let files = issuers[number].jwks_file.iter().chain(&issuers[number].ca_file);
+        let read = files.map(|file| keyfile::read_public(file).map(drop)).collect::<Result<(), _>>();
+        let wrong = |text: String| ConfigError::new(origin.clone(), format!("oidc: {text}"));
+        read.map_err(|error| wrong(with_causes(&error)))?;
+        Verifier::new(issuers).map_err(|error| wrong(with_causes(&error)))?;
+    }
+    Ok(())
+}
+
+fn journal(settings: &Settings) -> Result<(), ConfigError> {
+    let (journal, origin) = (&settings.config.journal, settings.origin("journal"));
+    match journal {
+        JournalChoice::Postgres(url) if has_password(url) => {
+            if let Origin::File { path, .. } = &origin
+                && let Err(error) = keyfile::read_private(path)
+            {
+                let cause = with_causes(&error);
+                return Err(ConfigError::new(origin, format!("journal: it holds a password, and {cause}")));
+            }
+        }
+        JournalChoice::Postgres(_) => {}
+        _ if settings.config.standby => {
+            let text = "standby: only a PostgreSQL journal is shared by several coordinators";
+            return Err(ConfigError::new(settings.origin("standby"), text));
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! One accepted connection: bytes, who is at the other end, and what ends it from our side. Knows HTTP/2 only as
+//! far as `frames` does.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fleet_identity::Identity;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use super::admission::Ticket;
+use super::frames::FrameMeter;
+
+/// Who is at the other end of a connection, as far as the connection itself says.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Where it is and what it has shown.
+    pub(crate) origin: PeerOrigin,
+    /// Cancelled to cut the connection.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Where a peer is and what it has shown.
+#[derive(Clone, Debug)]
+pub(crate) enum PeerOrigin {
+    /// This process, or this user on this machine.
+    Here,
+    /// Over TLS.
+    Remote {
+        /// From where.
+        address: IpAddr,
+        /// What its certificate says, if it has one.
+        identity: Option<Arc<Identity>>,
+    },
+}
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// An accepted connection.
+pub(crate) struct Connection {
+    transport: Box<dyn Transport>,
+    peer: Peer,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    watch: Option<Watch>,
+    /// Given back when the connection ends.
+    _ticket: Option<Ticket>,
+}
+
+/// How a stranger's bytes are watched.
+struct Watch {
+    frames: FrameMeter,
+    since: Instant,
+    /// Until its first frame.
+    greeting: Option<Pin<Box<Sleep>>>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Of this process.
+    pub(crate) fn in_memory(stream: DuplexStream) -> Self {
+        Self::new(Box::new(stream), PeerOrigin::Here, None, None)
+    }
+
+    /// Of this user on this machine.
+    pub(crate) fn unix(stream: UnixStream, ticket: Ticket) -> Self {
+        Self::new(Box::new(stream), PeerOrigin::Here, None, Some(ticket))
+    }
+
+    /// Of another machine, after its handshake; it has `greeting_within` for its first frame.
+    pub(crate) fn tls(
+        stream: TlsStream<TcpStream>,
+        address: IpAddr,
+        identity: Option<Identity>,
+        greeting_within: Duration,
+        ticket: Ticket,
+    ) -> Self {
+        let watch = Watch {
+            frames: FrameMeter::new(0),
+            since: Instant::now(),
+            greeting: Some(Box::pin(tokio::time::sleep(greeting_within))),
+        };
+        let origin = PeerOrigin::Remote { address, identity: identity.map(Arc::new) };
+        Self::new(Box::new(stream), origin, Some(watch), Some(ticket))
+    }
+
+    fn new(
+        transport: Box<dyn Transport>,
+        origin: PeerOrigin,
+        watch: Option<Watch>,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        let cut = CancellationToken::new();
+        let cancelled = Box::pin(cut.clone().cancelled_owned());
+        Self { transport, peer: Peer { origin, cut }, cut: cancelled, watch, _ticket: ticket }
+    }
+}
+
+impl Watch {
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Some(greeting) = &mut self.greeting else { return Ok(()) };
+        if greeting.as_mut().poll(context).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer did not begin HTTP/2 in time"));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let now_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.frames
+            .take(bytes, now_ms)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the peer floods us with idle frames"))?;
+        if self.frames.greeted() {
+            self.greeting = None;
+        }
+        Ok(())
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
+        }
+        if let Some(watch) = &mut this.watch {
+            watch.poll_patience(context)?;
+        }
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut this.transport).poll_read(context, buffer))?;
+        if let Some(watch) = &mut this.watch
+            && let Err(error) = watch.take(&buffer.filled()[before..])
+        {
+            tracing::warn!(peer = ?this.peer.origin, "connection ended: {error}");
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.peer.cut.is_cancelled() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
+        }
+        Pin::new(&mut self.transport).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.peer.cut.is_cancelled() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
+        }
+        Pin::new(&mut self.transport).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+}
