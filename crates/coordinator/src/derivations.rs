@@ -155,6 +155,17 @@ impl Derivations {
         })
     }
 
+    /// Whether a path can be an output of a derivation: where it floats, by its name.
+    pub(crate) fn makes(&self, drv: &DrvPath, path: &str) -> bool {
+        let (Ok(drv_path), Ok(path)) = (store_path(drv.as_str()), store_path(path)) else { return false };
+        let Some(aterm) = self.known.get(drv) else { return false };
+        let Ok(derivation) = self.parse(&drv_path, aterm) else { return false };
+        derivation.outputs.keys().any(|output| match derivation.output_path(output) {
+            Some(fixed) => *fixed == path,
+            None => path.name() == output.path_name(&derivation.name),
+        })
+    }
+
     /// Fills in what the deriver says about a path.
     pub(crate) fn identify(&self, info: &mut v1::PathInfo) {
         let Ok(path) = store_path(&info.deriver) else {

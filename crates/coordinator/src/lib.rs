@@ -13,6 +13,7 @@ mod journal;
 mod log_search;
 mod logs;
 pub mod maintenance;
+mod paths;
 mod rpc;
 mod server;
 mod shell;

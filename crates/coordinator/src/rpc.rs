@@ -3,6 +3,7 @@
 mod admin;
 mod chunks;
 mod enrolment;
+mod paths;
 mod runs;
 pub(crate) mod status;
 mod workers;
@@ -10,6 +11,7 @@ mod workers;
 pub(crate) use admin::{AdminService, MAX_ADMIN};
 pub(crate) use chunks::ChunksService;
 pub(crate) use enrolment::{EnrolmentService, Failures, MAX_ENROLMENT};
+pub(crate) use paths::{Claim, PathsService, Right};
 pub(crate) use runs::RunsService;
 pub(crate) use workers::WorkersService;
 

@@ -5,6 +5,7 @@
 mod inbound;
 mod outbound;
 mod registry;
+mod rights;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -31,6 +32,7 @@ use crate::derivations::{Derivations, MAX_BYTES};
 use crate::feed::Feed;
 use crate::journal::{Fact, Journal, JournalError};
 use crate::logs::LogWriter;
+use crate::rpc::Claim;
 
 /// Inputs waiting for the shell; senders wait when it is full, which slows the peer that floods.
 const INPUTS: usize = 1024;
@@ -51,6 +53,8 @@ pub(crate) enum Input {
     Submit(Box<v1::SubmitRequest>, oneshot::Sender<Result<String, Status>>),
     /// A client's withdrawal.
     Cancel(String, oneshot::Sender<Result<(), Status>>),
+    /// Whether a worker may bring a store path.
+    MayKeep(Claim, oneshot::Sender<Result<(), Status>>),
     /// A worker opened a session.
     Join(Box<v1::Hello>, mpsc::Sender<ToWorker>, oneshot::Sender<Result<(WorkerId, u64), Status>>),
     /// A worker says something; an error ends its session.

@@ -122,7 +122,7 @@ impl Manifests {
         if let Some(manifest) = decode(&bytes) {
             return Ok(Some(manifest));
         }
-        fs::rename(&path, self.directory.join(DAMAGED).join(name)).map_err(failed("set aside", &path))?;
+        self.forget(name)?;
         Err(ManifestError::Damaged(name.to_owned()))
     }
 
@@ -161,25 +161,13 @@ impl Manifests {
         }
     }
 
-    /// Forgets every manifest that needs one of `lost`, and names them.
-    pub fn forget_users_of(&self, lost: Digest) -> Result<Vec<String>, ManifestError> {
-        let mut forgotten = Vec::new();
-        for shelf in list(&self.directory)? {
-            if shelf.ends_with(UNNAMED) || shelf.ends_with(DAMAGED) {
-                continue;
-            }
-            for path in list(&shelf)? {
-                let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-                let uses = |manifest: &Manifest| manifest.pieces.iter().any(|piece| piece.digest == lost);
-                // A damaged one is gone by now.
-                if matches!(self.read(name), Ok(Some(manifest)) if uses(&manifest)) {
-                    fs::remove_file(&path).map_err(failed("remove", &path))?;
-                    forgotten.push(name.to_owned());
-                }
-            }
-            sync(&shelf)?;
+    /// Sets one aside, so that it can be kept again.
+    pub fn forget(&self, name: &str) -> Result<(), ManifestError> {
+        let path = self.place(name)?;
+        match fs::rename(&path, self.directory.join(DAMAGED).join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("set aside", &path)(error)),
+            _ => Ok(()),
         }
-        Ok(forgotten)
     }
 
     fn place(&self, name: &str) -> Result<PathBuf, ManifestError> {
@@ -192,11 +180,6 @@ impl Manifests {
             _ => Err(ManifestError::Name(name.chars().take(80).collect())),
         }
     }
-}
-
-fn list(directory: &Path) -> Result<Vec<PathBuf>, ManifestError> {
-    let entries = fs::read_dir(directory).map_err(failed("list", directory))?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed("list", directory))).collect()
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
@@ -304,14 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn users_of_a_lost_chunk_are_forgotten_and_no_others() {
+    fn what_is_forgotten_can_be_kept_again() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let manifests = Manifests::open(directory.path()).expect("opens");
-        let other = Manifest { note: Bytes::new(), pieces: Vec::new() };
+        manifests.forget(NAME).expect("there is none");
         manifests.keep(NAME, &manifest("one")).expect("keeps");
-        manifests.keep("11111111111111111111111111111111-y", &other).expect("keeps");
-        assert_eq!(manifests.forget_users_of(Digest::of(b"b")).expect("forgets"), [NAME]);
+        manifests.forget(NAME).expect("forgets");
         assert!(!manifests.has(NAME).expect("looks"));
-        assert!(manifests.has("11111111111111111111111111111111-y").expect("looks"));
+        assert_eq!(manifests.keep(NAME, &manifest("two")).expect("keeps"), Kept::Now);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use fleet_store::{ChunkStore, Digest};
+use fleet_store::{ChunkStore, Digest, MAX_CHUNK};
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -12,6 +12,10 @@ use super::status;
 const MAX_DIGESTS: usize = 65_536;
 /// Frames read ahead for one receiver: at most 1 MiB each.
 const READ_AHEAD: usize = 8;
+/// Frames of one sender that are written at once.
+const WRITTEN_AT_ONCE: usize = 8;
+/// zstd adds little to what it cannot compress.
+const MAX_FRAME: usize = MAX_CHUNK + (64 << 10);
 
 /// The service `fleet.v1.Chunks`.
 #[derive(Debug)]
@@ -32,13 +36,16 @@ impl v1::chunks_server::Chunks for ChunksService {
     }
 
     async fn put(&self, request: Request<Streaming<v1::Chunk>>) -> Result<Response<v1::PutReply>, Status> {
-        let mut chunks = request.into_inner();
-        let mut stored = 0;
-        while let Some(chunk) = chunks.message().await? {
+        let written = request.into_inner().map(|chunk| async {
+            let chunk = chunk?;
             let digest = digest(&chunk.digest)?;
-            self.store.put(digest, chunk.frame).await.map_err(|error| status::store(&error))?;
-            stored += 1;
-        }
+            if chunk.frame.len() > MAX_FRAME {
+                return Err(Status::invalid_argument(format!("a frame has at most {MAX_FRAME} bytes")));
+            }
+            self.store.put(digest, chunk.frame).await.map_err(|error| status::store(&error))
+        });
+        let count = |stored: u64, ()| std::future::ready(Ok(stored + 1));
+        let stored = written.buffer_unordered(WRITTEN_AT_ONCE).try_fold(0, count).await?;
         Ok(Response::new(v1::PutReply { stored }))
     }
 

@@ -5,12 +5,13 @@ use std::fmt::Display;
 
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
-use fleet_store::StoreError;
+use fleet_store::{ManifestError, StoreError};
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
 use tonic::Status;
 
 use crate::journal::JournalError;
+use crate::paths::PathsError;
 
 pub(crate) fn invalid(error: &WireError) -> Status {
     Status::invalid_argument(error.to_string())
@@ -53,8 +54,50 @@ pub(crate) fn store(error: &StoreError) -> Status {
     match error {
         StoreError::Chunk(_) => Status::invalid_argument(with_causes(error)),
         StoreError::Absent(_) => Status::not_found(error.to_string()),
+        StoreError::Damaged(_) => Status::data_loss(error.to_string()),
+        full if full.is_full() => no_room(full),
         _ => Status::unavailable(with_causes(error)),
     }
+}
+
+/// A path is not kept, or cannot be given.
+pub(crate) fn paths(error: &PathsError) -> Status {
+    match error {
+        PathsError::Invalid(_)
+        | PathsError::PieceSize { .. }
+        | PathsError::Archive { .. }
+        | PathsError::OtherHash { .. }
+        | PathsError::TooMany
+        | PathsError::Manifests(ManifestError::Name(_) | ManifestError::TooLarge(_)) => {
+            Status::invalid_argument(with_causes(error))
+        }
+        PathsError::Differs { .. } => Status::already_exists(error.to_string()),
+        PathsError::NoChunk { .. } => Status::failed_precondition(error.to_string()),
+        PathsError::Chunks(error) => store(error),
+        PathsError::Manifests(ManifestError::Damaged(_)) => Status::data_loss(error.to_string()),
+        PathsError::Manifests(full) if full.is_full() => no_room(full),
+        PathsError::Manifests(_) | PathsError::Interrupted => Status::unavailable(with_causes(error)),
+    }
+}
+
+/// The disk of the chunk store is full. Nothing is kept by half.
+fn no_room(error: &dyn Error) -> Status {
+    Status::resource_exhausted(format!("the chunk store is full: {}", with_causes(error)))
+}
+
+/// The caller may not bring this path.
+pub(crate) fn no_right(why: &str) -> Status {
+    Status::permission_denied(why)
+}
+
+/// Another attempt has taken the place of the caller's.
+pub(crate) fn stale() -> Status {
+    Status::aborted("the epoch is not the current one: the work is somebody else's now")
+}
+
+/// Work that is over, or never was.
+pub(crate) fn no_such_work(what: &str) -> Status {
+    Status::not_found(format!("there is no {what}"))
 }
 
 /// The shell is gone: the coordinator is stopping.

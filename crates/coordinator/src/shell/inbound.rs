@@ -44,6 +44,8 @@ impl Shell {
         match input {
             Input::Submit(request, reply) => return Some(Answer::Run(reply, self.submit(&request, effects))),
             Input::Cancel(run, reply) => return Some(Answer::Done(reply, self.cancel(&run, effects))),
+            // Nobody waits any more, or the answer arrives: it changes nothing.
+            Input::MayKeep(claim, reply) => drop(reply.send(self.may_keep(&claim))),
             Input::Join(hello, outbound, reply) => {
                 let joined = self.join(*hello, outbound, effects);
                 if let Err(Ok((worker, _))) = reply.send(joined) {
