@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use fleet_core::{DrvPath, Epoch, LeaseId, LeasedStep, WorkerId};
 use fleet_wire::v1;
 
@@ -14,6 +15,8 @@ const TAIL: usize = 16 << 10;
 const MAX_PHASES: u32 = 64;
 /// Longest name of a phase, bytes.
 const MAX_PHASE: usize = 256;
+/// What a worker may send above a step's limit: it ends the build a moment after the limit is passed.
+const LOG_SLACK: u64 = 1 << 20;
 
 /// Attempts by step: each step has at most one.
 #[derive(Debug)]
@@ -29,8 +32,19 @@ struct Attempt {
     epoch: Epoch,
     number: u32,
     log: LogFile,
+    /// Up to where its log was heard, bytes.
+    heard: u64,
+    /// Up to where it is kept.
+    limit: u64,
     tail: Vec<u8>,
     phases: u32,
+}
+
+/// What is new in what an attempt said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) attempt: u32,
+    pub(crate) data: Bytes,
 }
 
 impl Attempts {
@@ -42,9 +56,31 @@ impl Attempts {
     /// An attempt was leased.
     pub(crate) fn begin(&mut self, worker: WorkerId, lease: LeaseId, epoch: Epoch, step: &LeasedStep) {
         let log = self.writer.file(&step.drv, step.attempt);
+        self.insert(worker, lease, epoch, step, log, 0);
+    }
+
+    /// An attempt was leased before the coordinator started; its log goes on.
+    pub(crate) fn resume(&mut self, worker: WorkerId, lease: LeaseId, epoch: Epoch, step: &LeasedStep) {
+        let log = self.writer.reopen(&step.drv, step.attempt);
+        let heard = log.length();
+        self.insert(worker, lease, epoch, step, log, heard);
+    }
+
+    fn insert(
+        &mut self,
+        worker: WorkerId,
+        lease: LeaseId,
+        epoch: Epoch,
+        step: &LeasedStep,
+        log: LogFile,
+        heard: u64,
+    ) {
+        let limit = step.limits.max_log_bytes.map_or(u64::MAX, |limit| limit.saturating_add(LOG_SLACK));
         let (number, tail) = (step.attempt, Vec::new());
-        let attempt = Attempt { worker, lease, epoch, number, log, tail, phases: 0 };
-        self.running.insert(step.drv.clone(), attempt);
+        let attempt = Attempt { worker, lease, epoch, number, log, heard, limit, tail, phases: 0 };
+        if let Some(mut before) = self.running.insert(step.drv.clone(), attempt) {
+            self.writer.close(&mut before.log);
+        }
     }
 
     /// Whether the worker executes this step under this lease.
@@ -54,19 +90,42 @@ impl Attempts {
             .is_some_and(|held| (held.worker, held.lease, held.epoch) == (worker, lease, epoch))
     }
 
-    /// Keeps what an attempt says. Answers which attempt, or nothing when the worker does not hold it.
-    pub(crate) fn append(&mut self, worker: WorkerId, logged: &v1::StepLogged) -> Option<u32> {
+    /// Keeps what an attempt says, if the worker holds it: nothing twice, and what is missing is marked. Answers
+    /// what is new. Without an offset, what comes next is next.
+    pub(crate) fn append(
+        &mut self,
+        worker: WorkerId,
+        logged: &v1::StepLogged,
+        offset: Option<u64>,
+    ) -> Option<News> {
         let drv = DrvPath::from(logged.drv.as_str());
         if !self.holds(worker, LeaseId(logged.lease), Epoch(logged.epoch), &drv) {
             return None;
         }
         let held = self.running.get_mut(&drv)?;
-        held.tail.extend_from_slice(&logged.data);
+        let offset = offset.unwrap_or(held.heard);
+        let end = offset.saturating_add(logged.data.len() as u64).min(held.limit);
+        if end <= held.heard {
+            return None;
+        }
+        let missing = offset.saturating_sub(held.heard);
+        let known = usize::try_from(held.heard.saturating_sub(offset)).ok()?;
+        let until = usize::try_from(end.saturating_sub(offset)).ok()?;
+        if until <= known {
+            return None;
+        }
+        let mut data = logged.data.slice(known..until);
+        if missing > 0 {
+            let marker = format!("[fleet: {missing} bytes of log were lost here]\n");
+            data = [marker.as_bytes(), &data].concat().into();
+        }
+        held.heard = end;
+        held.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL)..]);
         if held.tail.len() > 2 * TAIL {
             held.tail.drain(..held.tail.len() - TAIL);
         }
-        self.writer.append(&mut held.log, &logged.data);
-        Some(held.number)
+        self.writer.append(&mut held.log, &data);
+        Some(News { attempt: held.number, data })
     }
 
     /// Whether a phase is to be shown.
@@ -95,48 +154,4 @@ impl Attempts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn logged(epoch: u64, data: &[u8]) -> v1::StepLogged {
-        v1::StepLogged { lease: 1, epoch, drv: "a.drv".into(), data: data.to_vec().into(), offset: 0 }
-    }
-
-    fn step(drv: &DrvPath, attempt: u32) -> LeasedStep {
-        LeasedStep { drv: drv.clone(), attempt, limits: fleet_core::StepLimits::default() }
-    }
-
-    #[tokio::test]
-    async fn only_the_holder_of_an_attempt_is_heard_and_the_tail_is_bounded() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let mut attempts = Attempts::new(LogWriter::open(directory.path().to_owned()).expect("opens"));
-        let (worker, drv) = (WorkerId(1), DrvPath::from("a.drv"));
-        assert_eq!(attempts.append(worker, &logged(1, b"before its lease\n")), None);
-        attempts.begin(worker, LeaseId(1), Epoch(1), &step(&drv, 2));
-        for _ in 0..64 {
-            assert_eq!(attempts.append(worker, &logged(1, &[b'x'; 1024])), Some(2));
-        }
-        assert_eq!(attempts.append(worker, &logged(2, b"of another epoch\n")), None);
-        assert_eq!(attempts.append(WorkerId(2), &logged(1, b"of another worker\n")), None);
-        assert_eq!(attempts.tail(&drv), "x".repeat(TAIL));
-        attempts.end(&drv, 1);
-        assert!(
-            attempts.holds(worker, LeaseId(1), Epoch(1), &drv),
-            "the end of an older attempt is not its own"
-        );
-        attempts.end(&drv, 2);
-        assert_eq!(attempts.append(worker, &logged(1, b"after its end\n")), None);
-        assert!(attempts.running.is_empty());
-    }
-
-    #[tokio::test]
-    async fn phases_are_bounded() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let mut attempts = Attempts::new(LogWriter::open(directory.path().to_owned()).expect("opens"));
-        let drv = DrvPath::from("a.drv");
-        attempts.begin(WorkerId(1), LeaseId(1), Epoch(1), &step(&drv, 1));
-        let phased = v1::StepPhased { lease: 1, drv: "a.drv".into(), phase: "buildPhase".into() };
-        let shown = (0..1000).filter(|_| attempts.phase(WorkerId(1), &phased)).count();
-        assert_eq!(shown, MAX_PHASES as usize);
-    }
-}
+mod tests;

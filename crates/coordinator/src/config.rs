@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use fleet_core::FleetConfig;
 use fleet_identity::oidc::IssuerConfig;
+use fleet_journal::Location;
 
 pub use layers::{ConfigError, Layers, Origin, Settings};
 pub use table::reference;
@@ -46,7 +47,7 @@ impl Config {
             state_dir,
             journal: JournalChoice::Memory,
             standby: false,
-            fleet: FleetConfig::default(),
+            fleet: FleetConfig::default().embedded(),
             limits: StepLimits::default(),
             heartbeat_ms: 10_000,
             upload_outputs: false,
@@ -59,8 +60,18 @@ impl Config {
     pub fn of_program() -> Self {
         Self {
             journal: JournalChoice::Sqlite,
+            fleet: FleetConfig::default(),
             upload_outputs: true,
             ..Self::new(PathBuf::from("/var/lib/fleet-coordinator"))
+        }
+    }
+
+    /// Where the journal is.
+    pub fn location(&self) -> Location {
+        match &self.journal {
+            JournalChoice::Memory => Location::Memory,
+            JournalChoice::Sqlite => Location::Sqlite(self.state_dir.join("coordinator.sqlite")),
+            JournalChoice::Postgres(database) => Location::Postgres(database.clone()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Every derivation workers have sent: checked, kept as bytes, resolved when leased. Owns no files. A worker
 //! cannot pass off one derivation as another: the path is recomputed from the bytes and references.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,8 +10,6 @@ use fleet_nix::derivation::{Derivation, DerivationError, DerivationKind, derivat
 use fleet_nix::store_path::{OutputName, StoreDir, StorePath, StorePathError};
 use fleet_wire::v1;
 use thiserror::Error;
-
-use crate::config::StepLimits;
 
 /// Bytes of derivations that are kept; more are as if they were never sent.
 pub(crate) const MAX_BYTES: usize = 2 << 30;
@@ -52,48 +50,104 @@ pub(crate) struct Derivations {
     bytes: usize,
     limit: usize,
     full: bool,
-    /// Outputs of known derivations and of those inputs that need no building.
+    /// Outputs of derivations that were looked at, and of those inputs that need no building.
     outputs: HashMap<StorePath, HashMap<OutputName, Output>>,
-    /// Definitions the core has not been told yet.
-    news: HashMap<DrvPath, NewStep>,
+    /// Those whose definitions the history of the core does not hold.
+    untold: HashSet<DrvPath>,
+    /// Those that the journal does not hold, since it was compacted.
+    unkept: HashSet<DrvPath>,
 }
 
 impl Derivations {
     /// None; of what is sent, at most `limit` bytes are kept.
     pub(crate) fn new(limit: usize) -> Self {
-        let (known, outputs, news) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { store_dir: StoreDir::default(), known, bytes: 0, limit, full: false, outputs, news }
+        Self {
+            store_dir: StoreDir::default(),
+            known: HashMap::new(),
+            bytes: 0,
+            limit,
+            full: false,
+            outputs: HashMap::new(),
+            untold: HashSet::new(),
+            unkept: HashSet::new(),
+        }
     }
 
-    /// Checks and keeps what a worker sent.
-    pub(crate) fn learn(&mut self, sent: v1::Derivation) -> Result<(), DerivationsError> {
+    /// Checks and keeps what a worker sent. Answers whether it is new.
+    pub(crate) fn learn(&mut self, sent: &v1::Derivation) -> Result<bool, DerivationsError> {
         let path = store_path(&sent.drv)?;
         let references = sent.references.iter().map(|r| store_path(r)).collect::<Result<BTreeSet<_>, _>>()?;
         let derivation = self.parse(&path, &sent.aterm)?;
         let actual = derivation_path(&self.store_dir, &derivation.name, &sent.aterm, &references)
             .map_err(|error| DerivationsError::Path(sent.drv.clone(), error))?;
         if actual != path {
-            return Err(DerivationsError::Forged { claimed: sent.drv, actual: actual.to_string() });
+            return Err(DerivationsError::Forged { claimed: sent.drv.clone(), actual: actual.to_string() });
         }
         if derivation.references() != references {
-            return Err(DerivationsError::References(sent.drv));
+            return Err(DerivationsError::References(sent.drv.clone()));
         }
-        for input in sent.inputs {
+        // What the core will be told of it must be sayable.
+        new_step(&DrvPath::from(sent.drv.as_str()), &derivation)?;
+        let new = self.keep(sent)?;
+        if new {
+            let own = derivation.outputs.keys();
+            let own =
+                own.filter_map(|n| Some((n.clone(), Output::Fixed(derivation.output_path(n)?.clone()))));
+            self.outputs.entry(path).or_default().extend(own);
+        }
+        Ok(new)
+    }
+
+    /// Keeps what was checked before.
+    pub(crate) fn keep(&mut self, sent: &v1::Derivation) -> Result<bool, DerivationsError> {
+        for input in &sent.inputs {
             let (drv, output) = (store_path(&input.drv)?, store_path(&input.output)?);
             self.hear_output(drv, output_name(&input.output_name)?, output);
         }
-        let drv = DrvPath::from(sent.drv);
+        let drv = DrvPath::from(sent.drv.as_str());
         self.full |= self.bytes + sent.aterm.len() > self.limit;
         if self.full || self.known.contains_key(&drv) {
-            return Ok(());
+            return Ok(false);
         }
-        let own = derivation.outputs.keys();
-        let own = own.filter_map(|n| Some((n.clone(), Output::Fixed(derivation.output_path(n)?.clone()))));
-        self.outputs.entry(path).or_default().extend(own.collect::<Vec<_>>());
-        self.news.insert(drv.clone(), new_step(&drv, &derivation)?);
         self.bytes += sent.aterm.len();
-        self.known.insert(drv, sent.aterm);
-        Ok(())
+        // A copy of its own: the message that it is a part of would stay with it.
+        self.known.insert(drv.clone(), Bytes::copy_from_slice(&sent.aterm));
+        self.untold.insert(drv);
+        Ok(true)
+    }
+
+    /// The journal and the history of the core begin anew: whatever is wanted next is kept and told again.
+    pub(crate) fn begin_anew(&mut self) {
+        self.untold = self.known.keys().cloned().collect();
+        self.unkept.clone_from(&self.untold);
+    }
+
+    /// Those of `wanted` that the journal lost by being compacted; it is taken to hold them from now on.
+    pub(crate) fn take_unkept(&mut self, wanted: &[DrvPath]) -> Vec<v1::Derivation> {
+        let lost: Vec<&DrvPath> = wanted.iter().filter(|drv| self.unkept.remove(*drv)).collect();
+        lost.into_iter().filter_map(|drv| self.as_sent(drv)).collect()
+    }
+
+    /// A derivation with what else a worker said about it; the references follow from the bytes.
+    fn as_sent(&self, drv: &DrvPath) -> Option<v1::Derivation> {
+        let aterm = self.known.get(drv)?;
+        let derivation = self.parse(&store_path(drv.as_str()).ok()?, aterm).ok()?;
+        let mut inputs = Vec::new();
+        for input in derivation.input_drvs.keys() {
+            for (name, output) in self.outputs.get(input).into_iter().flatten() {
+                let (drv, output_name) = (input.to_string(), name.to_string());
+                if let Output::Said(output) = output {
+                    inputs.push(v1::ResolvedInput { drv, output_name, output: output.to_string() });
+                }
+            }
+        }
+        let (drv, aterm) = (drv.to_string(), aterm.clone());
+        Some(v1::Derivation { drv, aterm, references: Vec::new(), inputs })
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Floating outputs' paths, once built.
@@ -115,31 +169,48 @@ impl Derivations {
         }
     }
 
-    /// Definitions of those of `wanted` that the core does not know, each once.
-    pub(crate) fn take_news(&mut self, wanted: &[DrvPath]) -> Result<Vec<NewStep>, DerivationsError> {
+    /// Definitions of those of `wanted` that the core's history does not hold.
+    pub(crate) fn news(&self, wanted: &[DrvPath]) -> Result<Vec<NewStep>, DerivationsError> {
         if let Some(unknown) = wanted.iter().find(|drv| !self.known.contains_key(*drv)) {
             let (drv, limit) = (unknown.to_string(), self.limit);
             let full = DerivationsError::Full { drv: drv.clone(), limit };
             return Err(if self.full { full } else { DerivationsError::Unknown(drv) });
         }
-        Ok(wanted.iter().filter_map(|drv| self.news.remove(drv)).collect())
+        wanted.iter().filter(|drv| self.untold.contains(*drv)).map(|drv| self.definition(drv)).collect()
+    }
+
+    /// From now on the core's history holds the definitions of `wanted`.
+    pub(crate) fn told(&mut self, wanted: &[DrvPath]) {
+        for drv in wanted {
+            self.untold.remove(drv);
+        }
+    }
+
+    fn definition(&self, drv: &DrvPath) -> Result<NewStep, DerivationsError> {
+        let aterm = self.known.get(drv).ok_or_else(|| DerivationsError::Unknown(drv.to_string()))?;
+        new_step(drv, &self.parse(&store_path(drv.as_str())?, aterm)?)
+    }
+
+    fn output(&self, drv: &StorePath, name: &OutputName) -> Option<StorePath> {
+        let said = match self.outputs.get(drv).and_then(|outputs| outputs.get(name)) {
+            Some(Output::Fixed(path)) => return Some(path.clone()),
+            Some(Output::Said(path)) => Some(path.clone()),
+            None => None,
+        };
+        // Of those that were kept by an earlier process, nothing was looked at yet.
+        let known = self.known.get(&DrvPath::from(drv.as_str()));
+        let own = known.and_then(|aterm| self.parse(drv, aterm).ok());
+        own.and_then(|derivation| derivation.output_path(name).cloned()).or(said)
     }
 
     /// What a worker needs to execute a step.
-    pub(crate) fn work(
-        &self,
-        step: &LeasedStep,
-        limits: StepLimits,
-    ) -> Result<v1::StepWork, DerivationsError> {
+    pub(crate) fn work(&self, step: &LeasedStep) -> Result<v1::StepWork, DerivationsError> {
         let name = step.drv.to_string();
         let path = store_path(&name)?;
         let aterm = self.known.get(&step.drv).ok_or_else(|| DerivationsError::Unknown(name.clone()))?;
         let derivation = self.parse(&path, aterm)?;
-        let lookup = |drv: &StorePath, output: &OutputName| match self.outputs.get(drv)?.get(output)? {
-            Output::Fixed(path) | Output::Said(path) => Some(path.clone()),
-        };
         let basic = derivation
-            .resolve(&self.store_dir, lookup)
+            .resolve(&self.store_dir, |drv, output| self.output(drv, output))
             .map_err(|e| DerivationsError::Unresolved(name.clone(), e))?;
         let floats = derivation.outputs.keys().any(|output| derivation.output_path(output).is_none());
         Ok(v1::StepWork {
@@ -148,10 +219,10 @@ impl Derivations {
             inputs: basic.input_srcs.iter().map(ToString::to_string).collect(),
             basic_derivation: if floats { Bytes::new() } else { basic.to_aterm(&self.store_dir).into() },
             output_names: derivation.outputs.keys().map(ToString::to_string).collect(),
-            timeout_s: limits.timeout_s,
-            max_silent_s: limits.max_silent_s,
-            max_log_bytes: limits.max_log_bytes,
-            max_output_bytes: 0,
+            timeout_s: step.limits.timeout_s.unwrap_or(0),
+            max_silent_s: step.limits.max_silent_s.unwrap_or(0),
+            max_log_bytes: step.limits.max_log_bytes.unwrap_or(0),
+            max_output_bytes: step.limits.max_output_bytes.unwrap_or(0),
         })
     }
 
@@ -244,10 +315,16 @@ mod tests {
         let (first, second) = (sent("first"), sent("second"));
         let (kept, lost) = (DrvPath::from(&*first.drv), DrvPath::from(&*second.drv));
         let mut derivations = Derivations::new(first.aterm.len());
-        derivations.learn(first).expect("fits");
-        derivations.learn(second).expect("is no fault of the worker");
-        assert_eq!(derivations.take_news(&[kept]).expect("kept").len(), 1);
-        let error = derivations.take_news(&[lost]).expect_err("not kept");
+        assert!(derivations.learn(&first).expect("fits"));
+        assert!(!derivations.learn(&second).expect("is no fault of the worker"));
+        assert_eq!(derivations.news(std::slice::from_ref(&kept)).expect("kept").len(), 1);
+        derivations.told(std::slice::from_ref(&kept));
+        assert!(derivations.news(std::slice::from_ref(&kept)).expect("kept").is_empty(), "told once");
+        derivations.begin_anew();
+        assert_eq!(derivations.take_unkept(std::slice::from_ref(&kept)), [first]);
+        assert!(derivations.take_unkept(std::slice::from_ref(&kept)).is_empty(), "kept once");
+        assert_eq!(derivations.news(&[kept]).expect("kept").len(), 1, "a new history knows nothing");
+        let error = derivations.news(&[lost]).expect_err("not kept");
         assert!(matches!(error, DerivationsError::Full { .. }), "{error}");
     }
 }

@@ -9,7 +9,8 @@ mod attempts;
 pub mod config;
 mod derivations;
 mod feed;
-mod journal;
+mod kept;
+mod log_index;
 mod log_search;
 mod logs;
 pub mod maintenance;
@@ -19,4 +20,6 @@ mod server;
 mod shell;
 
 pub use config::{Config, StepLimits};
+pub use log_index::IndexError;
 pub use server::{Coordinator, ListenError, MaterialError, Program, ProgramError, ServeError, StartError};
+pub use shell::RestoreFailed;

@@ -1,9 +1,9 @@
-//! Which kept log a person means by a host or a derivation. Reads the journal and the logs, newest first, and
+//! Which kept log a person means by a host or a derivation. Reads the index and the logs, newest first, and
 //! stops at the first hit.
 
 use std::path::Path;
 
-use crate::journal::{self, Fact, JournalError};
+use crate::log_index::{self, Fact, IndexError};
 use crate::logs::{self, KeptLog};
 
 /// What is looked for.
@@ -34,7 +34,7 @@ pub(crate) enum Search {
 }
 
 /// Looks for a log.
-pub(crate) fn search(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<Search, JournalError> {
+pub(crate) fn search(logs: &Path, index: &Path, wanted: &Wanted) -> Result<Search, IndexError> {
     let base_name = wanted.selector.rsplit_once('/').map_or(&*wanted.selector, |(_, name)| name);
     if let Some(found) = pick(logs, base_name, wanted.attempt) {
         return Ok(Search::Found(found));
@@ -43,7 +43,7 @@ pub(crate) fn search(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<Sea
     if Path::new(base_name).extension().is_some_and(|extension| extension == "drv") {
         search = Search::NothingBuilt;
     }
-    for facts in journal::newest_first(journal)? {
+    for facts in log_index::newest_first(index)? {
         for drv in candidates(&facts, wanted) {
             if let Some(found) = drv.and_then(|drv| pick(logs, drv, wanted.attempt)) {
                 return Ok(Search::Found(found));
@@ -65,7 +65,7 @@ fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<Option<&'f str>> {
     let mut runs: Vec<&str> = Vec::new();
     let mut found = Vec::new();
     for fact in facts.iter().rev() {
-        let Fact::TargetSettled { run, host, status, drv, .. } = fact else { continue };
+        let Fact::TargetSettled { run, host, status, drv, .. } = fact;
         if *host != wanted.selector || !(wanted.run.is_empty() || *run == wanted.run) {
             continue;
         }
@@ -82,7 +82,7 @@ fn candidates<'f>(facts: &'f [Fact], wanted: &Wanted) -> Vec<Option<&'f str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{FileJournal, Journal};
+    use crate::log_index::LogIndex;
 
     fn settled(run: &str, status: &str, drv: &str) -> Fact {
         let (run, host, status) = (run.to_owned(), "a".to_owned(), status.to_owned());
@@ -109,15 +109,15 @@ mod tests {
             std::fs::create_dir_all(&directory).expect("creates");
             std::fs::write(directory.join("1.1.log"), drv).expect("writes");
         }
-        let journal = state.path().join("journal");
+        let index = state.path().join("journal");
         let older = [settled("r0", "Built", "old.drv")];
-        FileJournal::open(&journal, "0001").expect("opens").append(&older).expect("appends");
+        LogIndex::open(&index, "0001").expect("opens").append(&older).expect("appends");
         let newer = [
             settled("r1", "Built", "old.drv"),
             settled("r2", "BuildFailed", "bad.drv"),
             settled("r2", "Built", "good.drv"),
         ];
-        FileJournal::open(&journal, "0002").expect("opens").append(&newer).expect("appends");
+        LogIndex::open(&index, "0002").expect("opens").append(&newer).expect("appends");
         assert_eq!(find(state.path(), ""), "bad.drv");
         assert_eq!(find(state.path(), "r1"), "old.drv");
         assert_eq!(find(state.path(), "r0"), "old.drv");
@@ -128,10 +128,7 @@ mod tests {
         let state = tempfile::tempdir().expect("temporary directory");
         let (host, status) = ("broken".to_owned(), "EvalFailed".to_owned());
         let fact = Fact::TargetSettled { run: "r".into(), host, side: "After".into(), status, drv: None };
-        FileJournal::open(&state.path().join("journal"), "1")
-            .expect("opens")
-            .append(&[fact])
-            .expect("appends");
+        LogIndex::open(&state.path().join("journal"), "1").expect("opens").append(&[fact]).expect("appends");
         assert!(matches!(look(state.path(), "", "broken"), Search::NothingBuilt));
         assert!(matches!(look(state.path(), "", "other"), Search::UnknownHost));
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod chunks;
 mod enrolment;
+mod events;
 mod paths;
 mod runs;
 pub(crate) mod status;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use fleet_core::Fleet;
 use fleet_identity::oidc::Verifier;
+use fleet_journal::Standby;
 use fleet_store::{ChunkStore, ManifestError, StoreError};
 use fleet_wire::{DESCRIPTORS, MAX_MESSAGE, v1};
 use hyper_util::rt::TokioIo;
@@ -31,14 +31,14 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::access::{Access, Directory, Gatekeeper};
 use crate::config::Config;
-use crate::journal::{FileJournal, JournalError};
+use crate::log_index::{IndexError, LogIndex};
 use crate::logs::LogWriter;
 use crate::paths::PathTable;
 use crate::rpc::{
-    AdminService, ChunksService, EnrolmentService, Failures, MAX_ADMIN, MAX_ENROLMENT, PathsService, RunsService,
-    WorkersService,
+    AdminService, ChunksService, EnrolmentService, Failures, MAX_ADMIN, MAX_ENROLMENT, PathsService,
+    RunsService, WorkersService,
 };
-use crate::shell::{Feeds, Input, Shell};
+use crate::shell::{Handle, Input, RestoreFailed, Settings, Shell};
 use http::Audience;
 
 pub(crate) use admission::network;
@@ -69,9 +69,12 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// The journal cannot be opened.
+    /// The journal cannot be gone on with.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Journal(#[from] RestoreFailed),
+    /// The index of logs cannot be opened.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The chunk store cannot be opened.
     #[error(transparent)]
     Chunks(#[from] StoreError),
@@ -94,8 +97,7 @@ pub enum ServeError {
 /// A running coordinator. Dropping it, and all channels to it, ends it.
 #[derive(Clone, Debug)]
 pub struct Coordinator {
-    shell: mpsc::Sender<Input>,
-    feeds: Feeds,
+    shell: Handle,
     directory: Directory,
     chunks: ChunkStore,
     paths: PathTable,
@@ -113,40 +115,44 @@ struct Enrolling {
 
 impl Coordinator {
     /// Opens the state directory and starts the shell; must be called in a runtime.
-    #[allow(clippy::unused_async, reason = "opening the journal waits")]
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let state = &config.state_dir;
         create_private(state)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        let journal =
-            FileJournal::open(&state.join("journal"), &format!("{started:015}-{}", std::process::id()))?;
+        let index = LogIndex::open(&state.join("journal"), &format!("{started:015}-{}", std::process::id()))?;
         let logs_dir = state.join("logs");
         let logs = LogWriter::open(logs_dir.clone())
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let chunks = ChunkStore::open(&state.join("objects"))?;
         let paths = PathTable::open(&state.join("manifests"), chunks.clone())?;
-        let fleet = Fleet::new(config.fleet.clone());
-        let max_workers = config.fleet.max_workers;
-        let shell = Shell::new(fleet, max_workers, Box::new(journal), logs.clone(), config.limits);
-        let (shell, feeds, directory) = shell.spawn();
-        Ok(Self { shell, feeds, directory, chunks, paths, logs, config })
+        let standby = if config.standby { Standby::Wait } else { Standby::Refuse };
+        let journal = fleet_journal::open(&config.location(), standby).await.map_err(RestoreFailed::from)?;
+        let shell = Shell::open(settings(&config), journal, index, logs.clone()).await?.spawn();
+        let directory = shell.registry.clone();
+        Ok(Self { shell, directory, chunks, paths, logs, config })
+    }
+
+    /// Ends the shell between two words, as a crash would. What was answered is durable.
+    pub fn halt(&self) {
+        self.shell.halt.cancel();
     }
 
     /// The services for runs and workers; with `enrolling` also those for administrators and newcomers.
     fn services(&self, enrolling: Option<Enrolling>) -> Routes {
         let runs = RunsService {
-            shell: self.shell.clone(),
-            feeds: self.feeds.clone(),
+            shell: self.shell.inputs.clone(),
+            feeds: self.shell.feeds.clone(),
+            read_only: self.shell.read_only.clone(),
             logs: self.logs.clone(),
-            journal_dir: self.config.state_dir.join("journal"),
+            index_dir: self.config.state_dir.join("journal"),
         };
-        let workers = WorkersService { shell: self.shell.clone() };
+        let workers = WorkersService { shell: self.shell.inputs.clone() };
         let chunks = ChunksService { store: self.chunks.clone() };
         let runs = v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE);
         let workers = v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE);
         let chunks =
             v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_CHUNKS_MESSAGE);
-        let paths = PathsService { table: self.paths.clone(), shell: self.shell.clone() };
+        let paths = PathsService { table: self.paths.clone(), shell: self.shell.inputs.clone() };
         let paths = v1::paths_server::PathsServer::new(paths).max_decoding_message_size(MAX_MESSAGE);
         let routes = Routes::new(runs).add_service(workers).add_service(chunks).add_service(paths);
         match enrolling {
@@ -158,12 +164,12 @@ impl Coordinator {
     fn with_enrolment(&self, routes: Routes, enrolling: Enrolling) -> Routes {
         let Enrolling { material, failures, health } = enrolling;
         let admin = AdminService {
-            shell: self.shell.clone(),
+            shell: self.shell.inputs.clone(),
             directory: self.directory.clone(),
             material: material.clone(),
         };
         let enrolment = EnrolmentService {
-            shell: self.shell.clone(),
+            shell: self.shell.inputs.clone(),
             directory: self.directory.clone(),
             material,
             failures,
@@ -189,12 +195,12 @@ impl Coordinator {
     /// Whether the shell answers: it does all that is done here.
     pub async fn lives(&self) -> bool {
         let (reply, answer) = oneshot::channel();
-        self.shell.send(Input::Workers(reply)).await.is_ok() && answer.await.is_ok()
+        self.shell.inputs.send(Input::Workers(reply)).await.is_ok() && answer.await.is_ok()
     }
 
     /// Ends when the shell has: the coordinator cannot go on.
     async fn stopped(&self) {
-        self.shell.closed().await;
+        self.shell.inputs.closed().await;
     }
 
     /// Serves this process alone, over in-memory connections, and answers a channel to it.
@@ -229,6 +235,17 @@ impl Coordinator {
         // The address is never looked at.
         Endpoint::from_static("http://in-memory").connect_with_connector_lazy(connector)
     }
+}
+
+fn settings(config: &Config) -> Settings {
+    let limits = fleet_core::StepLimits {
+        timeout_s: Some(config.limits.timeout_s),
+        max_silent_s: Some(config.limits.max_silent_s),
+        max_log_bytes: Some(config.limits.max_log_bytes),
+        max_output_bytes: config.fleet.limits.max_output_bytes,
+    };
+    let fleet = fleet_core::FleetConfig { limits, ..config.fleet.clone() };
+    Settings { fleet, heartbeat_ms: config.heartbeat_ms, upload_outputs: config.upload_outputs }
 }
 
 fn create_private(directory: &Path) -> Result<(), StartError> {

@@ -181,6 +181,11 @@ pub fn failure(failure: v1::Failure) -> Failure {
     }
 }
 
+/// Words for people; none when there are none.
+pub fn reason(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| shortened(text, MAX_CAUSE).into())
+}
+
 /// The beginning of a text that is too long.
 fn shortened(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]

@@ -5,6 +5,8 @@ use fleet_core::{
     TargetStatus,
 };
 
+use fleet_core::view::{StepStage, StepView, TargetStage, TargetView, WhyView};
+
 use crate::v1;
 use crate::v1::run_event::Event;
 
@@ -130,6 +132,67 @@ fn settled(target: &fleet_core::Target, settled: &Settled) -> v1::TargetSettled 
         drv: settled.drv.as_ref().map(ToString::to_string).unwrap_or_default(),
         toplevel: settled.toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),
         failure: settled.failure.as_ref().map(failure),
+    }
+}
+
+/// One target with how far it is.
+pub fn target_detail(view: &TargetView) -> v1::TargetDetail {
+    let (stage, status) = match view.stage {
+        TargetStage::Found => ("found", v1::TargetStatus::Unspecified),
+        TargetStage::Evaluating => ("evaluating", v1::TargetStatus::Unspecified),
+        TargetStage::Evaluated => ("evaluated", v1::TargetStatus::Unspecified),
+        TargetStage::Building => ("building", v1::TargetStatus::Unspecified),
+        TargetStage::Realising => ("realising", v1::TargetStatus::Unspecified),
+        TargetStage::Settled(status) => ("settled", target_status(status)),
+    };
+    v1::TargetDetail {
+        host: Some(host(&view.target.host)),
+        side: side(view.target.side).into(),
+        stage: stage.to_owned(),
+        status: status.into(),
+        drv: view.drv.as_ref().map(ToString::to_string).unwrap_or_default(),
+        toplevel: view.toplevel.as_ref().map(ToString::to_string).unwrap_or_default(),
+        failure: view.failure.as_ref().map(failure),
+    }
+}
+
+/// Why something is not done.
+pub fn why(view: &WhyView) -> v1::Why {
+    let rejections = view.rejections.iter().map(|rejection| v1::WorkerRejection {
+        worker: rejection.worker.to_string(),
+        reason: rejection.reason.clone(),
+    });
+    v1::Why {
+        subject: view.subject.clone(),
+        state: view.state.clone(),
+        chain: view.chain.iter().map(why_step).collect(),
+        rejections: rejections.collect(),
+    }
+}
+
+fn why_step(step: &StepView) -> v1::WhyStep {
+    let stage = match step.stage {
+        StepStage::Idle => "idle",
+        StepStage::Present => "present",
+        StepStage::Waiting => "waiting",
+        StepStage::Ready => "ready",
+        StepStage::Delayed(_) => "delayed",
+        StepStage::Leased(_) => "leased",
+        StepStage::Failed(_) => "failed",
+        StepStage::DependencyFailed(_) => "dependency_failed",
+    };
+    let worker = match &step.stage {
+        StepStage::Leased(worker) => worker.to_string(),
+        _ => String::new(),
+    };
+    v1::WhyStep {
+        drv: step.drv.to_string(),
+        name: step.name.to_string(),
+        system: step.system.to_string(),
+        stage: stage.to_owned(),
+        waits_for: step.waits_for,
+        worker,
+        attempts: step.attempts,
     }
 }
 

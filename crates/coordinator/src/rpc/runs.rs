@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use fleet_wire::v1;
-use fleet_wire::v1::run_event::Event;
 use futures::{Stream, StreamExt};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::status;
-use crate::feed::{Feed, LOG_BACKLOG};
+use super::{events, status};
+use crate::access::Caller;
+use crate::feed::{self, Feeds};
 use crate::log_search::{self, FoundLog, Search, Wanted};
 use crate::logs::{LogReader, LogWriter, Pull};
-use crate::shell::{Feeds, Input};
+use crate::shell::{Input, Reply, Submission};
 
 /// Messages waiting for a client; then its stream waits, and nothing else does.
 const OUTBOUND: usize = 256;
+/// Runs of one list, and those of a list that does not say.
+const MAX_LISTED: u32 = 1_000;
+const LISTED: u32 = 50;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -27,40 +29,59 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct RunsService {
     pub(crate) shell: mpsc::Sender<Input>,
     pub(crate) feeds: Feeds,
+    pub(crate) read_only: watch::Receiver<String>,
     pub(crate) logs: LogWriter,
-    pub(crate) journal_dir: PathBuf,
+    pub(crate) index_dir: PathBuf,
 }
 
 #[tonic::async_trait]
 impl v1::runs_server::Runs for RunsService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Input::Submit(Box::new(request.into_inner()), reply)).await?;
-        let run = answer.await.map_err(|_| status::stopping())??;
+        let client = Caller::of(request.extensions()).owner().to_owned();
+        let submission = Box::new(Submission { request: request.into_inner(), client });
+        let run = self.ask(|reply| Input::Submit(submission, reply)).await?;
         Ok(Response::new(v1::SubmitReply { run }))
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Input::Cancel(request.into_inner().run, reply)).await?;
-        answer.await.map_err(|_| status::stopping())??;
+        let caller = Caller::of(request.extensions());
+        let run = request.into_inner().run;
+        self.ask(|reply| Input::Cancel(run, caller, reply)).await?;
         Ok(Response::new(v1::CancelReply {}))
     }
 
-    async fn list(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn list(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsReply>, Status> {
+        let limit = match request.into_inner().limit {
+            0 => LISTED,
+            limit @ 1..=MAX_LISTED => limit,
+            _ => return Err(Status::invalid_argument(format!("at most {MAX_LISTED} runs are listed"))),
+        };
+        Ok(Response::new(v1::ListRunsReply { runs: feed::newest(&self.feeds, limit as usize) }))
     }
 
-    async fn show(&self, _: Request<v1::ShowRunRequest>) -> Result<Response<v1::RunDetail>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn show(&self, request: Request<v1::ShowRunRequest>) -> Result<Response<v1::RunDetail>, Status> {
+        let run = request.into_inner().run;
+        Ok(Response::new(self.ask(|reply| Input::Show(run, reply)).await?))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let read_only = self.read_only.borrow().clone();
+        if read_only.is_empty() {
+            return Ok(Response::new(self.ask(Input::Status).await?));
+        }
+        // What the core knows by now may be more than what is durable: only that is said which is.
+        let mut live = feed::newest(&self.feeds, MAX_LISTED as usize);
+        live.retain(|run| run.finished.is_none());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Response::new(v1::StatusReply { live, version, read_only, ..v1::StatusReply::default() }))
     }
 
-    async fn why(&self, _: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(self.ask(|reply| Input::Why(request, reply)).await?))
     }
 
     type EventsStream = Streamed<v1::RunEvent>;
@@ -74,7 +95,7 @@ impl v1::runs_server::Runs for RunsService {
         let feed = feed.ok_or_else(|| status::unknown_run(&request.run))?;
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let seen = usize::try_from(request.after_sequence).unwrap_or(usize::MAX);
-        tokio::spawn(async move { watch(&feed, seen, request.logs, &sender).await });
+        tokio::spawn(async move { events::watch(&feed, seen, request.logs, &sender).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -82,11 +103,11 @@ impl v1::runs_server::Runs for RunsService {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
-        let (logs, journal) = (self.logs.directory().to_owned(), self.journal_dir.clone());
+        let (logs, index) = (self.logs.directory().to_owned(), self.index_dir.clone());
         self.logs.flush().await;
         let selector = request.selector.trim_end_matches('/').to_owned();
         let wanted = Wanted { run: request.run, selector, attempt: request.attempt };
-        let found = tokio::task::spawn_blocking(move || find_log(&logs, &journal, &wanted))
+        let found = tokio::task::spawn_blocking(move || find_log(&logs, &index, &wanted))
             .await
             .map_err(|_| status::stopping())??;
         let reader =
@@ -102,77 +123,21 @@ impl v1::runs_server::Runs for RunsService {
 }
 
 impl RunsService {
-    async fn tell(&self, input: Input) -> Result<(), Status> {
-        self.shell.send(input).await.map_err(|_| status::stopping())
+    /// Asks the shell, unless it holds everything back until the disk has room.
+    async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Status> {
+        let read_only = self.read_only.borrow().clone();
+        if !read_only.is_empty() {
+            return Err(status::read_only(&read_only));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shell.send(input(reply)).await.map_err(|_| status::stopping())?;
+        answer.await.map_err(|_| status::stopping())?
     }
 }
 
-/// Sends a feed until its run ends or the client goes. Events are looked at first and sent last, so that a step's
-/// log lines go out before its end; but no flood of lines holds them back.
-async fn watch(
-    feed: &Feed,
-    mut seen: usize,
-    logs: bool,
-    sender: &mpsc::Sender<Result<v1::RunEvent, Status>>,
-) {
-    let mut length = feed.watch();
-    let mut lines = logs.then(|| feed.watch_logs());
-    loop {
-        length.mark_unchanged();
-        let Some(events) = feed.after(seen) else { return };
-        for _ in 0..LOG_BACKLOG {
-            let Some(line) = lines.as_mut().and_then(next_line) else { break };
-            if sender.send(Ok(feed.transient(line))).await.is_err() {
-                return;
-            }
-        }
-        let any = !events.is_empty();
-        for event in events {
-            seen += 1;
-            if sender.send(Ok(event)).await.is_err() {
-                return;
-            }
-        }
-        if any {
-            continue;
-        }
-        tokio::select! {
-            changed = length.changed() => if changed.is_err() { return },
-            () = sender.closed() => return,
-            line = wait_for_line(lines.as_mut()) => if let Some(line) = line
-                && sender.send(Ok(feed.transient(line))).await.is_err() { return },
-        }
-    }
-}
-
-/// The next log line, or how many were lost; never for a watcher without logs.
-async fn wait_for_line(lines: Option<&mut broadcast::Receiver<v1::StepLog>>) -> Option<Event> {
-    match lines {
-        Some(lines) => match lines.recv().await {
-            Ok(line) => Some(Event::StepLog(line)),
-            Err(RecvError::Lagged(lost)) => Some(lost_lines(lost)),
-            Err(RecvError::Closed) => None,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-/// The next waiting log line, or how many were lost.
-fn next_line(lines: &mut broadcast::Receiver<v1::StepLog>) -> Option<Event> {
-    match lines.try_recv() {
-        Ok(line) => Some(Event::StepLog(line)),
-        Err(TryRecvError::Lagged(lost)) => Some(lost_lines(lost)),
-        Err(_) => None,
-    }
-}
-
-fn lost_lines(lost: u64) -> Event {
-    Event::Notice(v1::Notice { text: format!("{lost} log messages were dropped for this slow reader") })
-}
-
-fn find_log(logs: &Path, journal: &Path, wanted: &Wanted) -> Result<FoundLog, Status> {
+fn find_log(logs: &Path, index: &Path, wanted: &Wanted) -> Result<FoundLog, Status> {
     let selector = &wanted.selector;
-    match log_search::search(logs, journal, wanted).map_err(|error| status::journal(&error))? {
+    match log_search::search(logs, index, wanted).map_err(|error| status::index(&error))? {
         Search::Found(found) => Ok(found),
         Search::NothingBuilt => Err(Status::not_found(format!(
             "no log is kept for {selector}: it was not built here, or printed nothing"

@@ -3,14 +3,16 @@
 use std::error::Error;
 use std::fmt::Display;
 
+use fleet_core::SessionEnd;
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
+use fleet_journal::JournalError;
 use fleet_store::{ManifestError, StoreError};
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
 use tonic::Status;
 
-use crate::journal::JournalError;
+use crate::log_index::IndexError;
 use crate::paths::PathsError;
 
 pub(crate) fn invalid(error: &WireError) -> Status {
@@ -31,9 +33,59 @@ pub(crate) fn other_request(key: &str) -> Status {
     Status::already_exists(format!("the key {key} stands for another request"))
 }
 
-/// As many workers are connected as the core takes.
-pub(crate) fn too_many_workers(limit: usize) -> Status {
-    Status::resource_exhausted(format!("{limit} workers are connected already"))
+/// The journal has no room: nothing new is taken until it has.
+pub(crate) fn read_only(why: &str) -> Status {
+    Status::unavailable(format!("the coordinator is read-only: {why}"))
+}
+
+/// Nothing is known by this name.
+pub(crate) fn unknown_selector(selector: &str) -> Status {
+    Status::not_found(format!("no live run has a host or step {selector}"))
+}
+
+pub(crate) fn unknown_worker(name: &str) -> Status {
+    Status::not_found(format!("there is no worker {name}"))
+}
+
+/// A worker that claims another's name.
+pub(crate) fn other_name(certified: &str) -> Status {
+    Status::permission_denied(format!(
+        "the certificate is {certified}'s: another name cannot be used with it"
+    ))
+}
+
+/// A worker that speaks a protocol which is served no more.
+pub(crate) fn too_old(theirs: u32, oldest: u32) -> Status {
+    let text =
+        format!("protocol {theirs} is not served any more, the oldest is {oldest}: upgrade the worker");
+    Status::failed_precondition(text)
+}
+
+/// Why a worker's session is cut, or never began.
+pub(crate) fn session_end(name: &str, end: &SessionEnd) -> Status {
+    match end {
+        SessionEnd::Replaced => {
+            Status::unavailable(format!("a newer session of {name} took this one's place"))
+        }
+        SessionEnd::Contended => {
+            Status::unavailable(format!("another session of {name} is still open: come again later"))
+        }
+        SessionEnd::Locked => Status::failed_precondition(format!(
+            "two machines use the identity of {name}: it is locked until `fleetctl worker resume {name}`"
+        )),
+        SessionEnd::Revoked => Status::permission_denied(format!("{name} has been revoked")),
+        SessionEnd::TooMany => Status::resource_exhausted("as many workers are connected as fit"),
+    }
+}
+
+/// The worker's side of the connection is gone.
+pub(crate) fn broken() -> Status {
+    Status::unavailable("the session broke")
+}
+
+/// What is known of derivations was dropped: a new session tells it again.
+pub(crate) fn tidied() -> Status {
+    Status::unavailable("the coordinator tidied up: come again")
 }
 
 /// A worker was not heard of for too long.
@@ -46,7 +98,7 @@ pub(crate) fn not_taken() -> Status {
     Status::resource_exhausted("the worker does not take its messages")
 }
 
-pub(crate) fn journal(error: &JournalError) -> Status {
+pub(crate) fn index(error: &IndexError) -> Status {
     Status::unavailable(with_causes(error))
 }
 

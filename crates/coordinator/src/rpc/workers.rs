@@ -1,26 +1,26 @@
 //! The session of a worker: its messages become inputs, the shell's commands go out. Ends the session when the
-//! worker breaks the protocol, goes away, or does not take its messages.
+//! worker breaks the protocol, goes away, is silent, or does not take its messages.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_core::WorkerId;
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use futures::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
-use crate::shell::Input;
+use crate::access::Caller;
+use crate::shell::{Ending, Input, Joining, Seat};
 
 /// Commands waiting for a worker: several times what its slots can need at once.
 const OUTBOUND: usize = 1024;
+/// Messages of one worker that are on their way to the disk; it waits before it says more.
+const UNHEARD: usize = 64;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Workers say something every 10 s. A worker is lost when this passes twice without a word: after a pause of the
-/// whole machine, or of this process, the first is over at once.
-const SILENT_WITHIN: Duration = Duration::from_secs(15);
 
 /// The service `fleet.v1.Workers`.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let identity = Caller::of(request.extensions()).worker().cloned();
         let mut inbound = request.into_inner();
         let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message())
             .await
@@ -45,41 +46,49 @@ impl v1::workers_server::Workers for WorkersService {
         };
         let (commands, outbox) = mpsc::channel(OUTBOUND);
         let (reply, answer) = oneshot::channel();
-        let join = Input::Join(Box::new(hello), commands.clone(), reply);
-        self.shell.send(join).await.map_err(|_| status::stopping())?;
-        let (worker, epoch) = answer.await.map_err(|_| status::stopping())??;
-        // The queue is empty: the welcome always fits, though commands may already stand before it.
-        let _ = commands.try_send(ToWorker::Welcome(v1::Welcome { epoch, ..v1::Welcome::default() }));
-        let (end, ended) = oneshot::channel();
-        let shell = self.shell.clone();
+        let ending = Ending::new();
+        let joining = Joining { hello, identity, outbound: commands, ending: ending.clone() };
+        self.shell.send(Input::Join(Box::new(joining), reply)).await.map_err(|_| status::stopping())?;
+        let seat = answer.await.map_err(|_| status::stopping())??;
+        let (shell, heard) = (self.shell.clone(), ending.clone());
         tokio::spawn(async move {
-            let result = listen(worker, &mut inbound, &shell).await;
+            let result = tokio::select! {
+                result = listen(seat, &mut inbound, &shell) => result,
+                // It was cut from here: nothing it says is heard any more.
+                _ = heard.reached() => return,
+            };
             let reason = result.as_ref().err().map(|status| status.message().to_owned());
-            // Both ends may be gone already. The reason first: the commands end when the shell hears of it.
-            let _ = end.send(result);
-            let _ = shell.send(Input::Left(worker, reason)).await;
+            heard.set(result);
+            // The shell may be gone already.
+            let _ = shell.send(Input::Left(seat.session, reason)).await;
         });
-        Ok(Response::new(Box::pin(outbound(outbox, ended))))
+        Ok(Response::new(Box::pin(outbound(outbox, ending))))
     }
 }
 
 async fn listen(
-    worker: WorkerId,
+    seat: Seat,
     inbound: &mut Streaming<v1::WorkerMessage>,
     shell: &mpsc::Sender<Input>,
 ) -> Result<(), Status> {
-    while let Some(message) = hear(inbound).await? {
-        let message = message.message.ok_or_else(|| Status::invalid_argument("an empty message"))?;
-        let (reply, answer) = oneshot::channel();
-        shell.send(Input::Said(worker, message, reply)).await.map_err(|_| status::stopping())?;
-        answer.await.map_err(|_| status::stopping())??;
+    // A worker is lost when this passes twice without a word: after a pause of the whole machine, or of this process,
+    // the first is over at once. Both together last less than three heartbeats.
+    let silent_within = Duration::from_millis(u64::from(seat.heartbeat_ms) * 14 / 10);
+    let room = Arc::new(Semaphore::new(UNHEARD));
+    while let Some(message) = hear(inbound, silent_within).await? {
+        let permit = room.clone().acquire_owned().await.map_err(|_| status::stopping())?;
+        let said = Input::Said(seat.session, Box::new(message), permit);
+        shell.send(said).await.map_err(|_| status::stopping())?;
     }
     Ok(())
 }
 
-async fn hear(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<Option<v1::WorkerMessage>, Status> {
+async fn hear(
+    inbound: &mut Streaming<v1::WorkerMessage>,
+    silent_within: Duration,
+) -> Result<Option<v1::WorkerMessage>, Status> {
     for _ in 0..2 {
-        if let Ok(heard) = tokio::time::timeout(SILENT_WITHIN, inbound.message()).await {
+        if let Ok(heard) = tokio::time::timeout(silent_within, inbound.message()).await {
             return heard;
         }
     }
@@ -89,23 +98,20 @@ async fn hear(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<Option<v1::W
 /// Commands until the session ends; then the reason, if there is one.
 fn outbound(
     commands: mpsc::Receiver<ToWorker>,
-    ended: oneshot::Receiver<Result<(), Status>>,
+    ending: Ending,
 ) -> impl Stream<Item = Result<v1::CoordinatorMessage, Status>> {
-    futures::stream::unfold(Some((commands, ended)), |state| async move {
-        let (mut commands, mut ended) = state?;
+    futures::stream::unfold(Some((commands, ending)), |state| async move {
+        let (mut commands, ending) = state?;
         tokio::select! {
             biased;
-            end = &mut ended => match end {
-                Ok(Err(reason)) => Some((Err(reason), None)),
-                _ => None,
-            },
+            end = ending.reached() => end.err().map(|reason| (Err(reason), None)),
             command = commands.recv() => match command {
                 Some(command) => {
                     let message = v1::CoordinatorMessage { message: Some(command) };
-                    Some((Ok(message), Some((commands, ended))))
+                    Some((Ok(message), Some((commands, ending))))
                 }
-                // The shell gave the worker up, or is gone.
-                None => Some((Err(status::not_taken()), None)),
+                // The shell is gone.
+                None => Some((Err(status::stopping()), None)),
             },
         }
     })

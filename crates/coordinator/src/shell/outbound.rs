@@ -1,17 +1,16 @@
-//! Effects into messages: ids become names, sources and derivations are filled in.
+//! Commands into messages: ids become names, sources and derivations are filled in.
 
-use fleet_core::{Closure, Command, Effect, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
+use fleet_core::{Closure, Command, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
 use fleet_core::{LeaseId, LeasedStep, StepOutcome, StepReport, WorkerId};
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::{to_wire, v1};
 
-use tokio::sync::mpsc::error::TrySendError;
-
+use super::round::{Deed, Round};
 use super::{Realising, Shell};
 
 impl Shell {
-    /// Sends a command; `caused` collects the effects of what cannot be sent.
-    pub(super) fn send(&mut self, worker: WorkerId, command: Command, caused: &mut Vec<Effect>) {
+    /// A command goes to the session that its worker has now.
+    pub(super) fn send(&mut self, worker: WorkerId, command: Command, round: &mut Round) {
         let message = match command {
             Command::StartEval { job, epoch, source, task } => ToWorker::EvalJob(v1::EvalJob {
                 job: job.0,
@@ -20,13 +19,16 @@ impl Shell {
                 task: Some(eval_task(&task)),
             }),
             Command::CancelEval { job } => ToWorker::CancelEval(v1::CancelEval { job: job.0 }),
-            Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, caused),
+            Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, round),
             Command::CancelLease { lease, epoch } => {
+                if let Some(session) = self.sessions.of(worker) {
+                    self.sessions.take_back(session, lease, epoch);
+                }
                 ToWorker::CancelLease(v1::CancelLease { lease: lease.0, epoch: epoch.0 })
             }
             Command::Drain { reason } => ToWorker::Drain(v1::Drain { reason: reason.to_string() }),
             Command::Resume => ToWorker::Resume(v1::Resume {}),
-            Command::EndSession { .. } => ToWorker::Shutdown(v1::Shutdown {}),
+            Command::EndSession { session, end } => return self.cut(session, &end, round),
             Command::Realise { job, epoch, path, run, closure } => {
                 self.realises.insert(job, Realising { run, worker, epoch });
                 ToWorker::Realise(v1::Realise {
@@ -34,17 +36,12 @@ impl Shell {
                     epoch: epoch.0,
                     path: path.to_string(),
                     closure: closure == Closure::Wanted,
-                    run: self.run_name(run),
+                    run: self.runs.name(run),
                 })
             }
         };
-        let Some(session) = self.workers.get(&worker) else {
-            return;
-        };
-        match session.outbound.try_send(message) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.worker_left(worker, "it does not take its messages", caused),
-            Err(TrySendError::Closed(_)) => self.worker_left(worker, "its session broke", caused),
+        if let Some(session) = self.sessions.of(worker) {
+            round.then(Deed::Say(session, message));
         }
     }
 
@@ -54,11 +51,11 @@ impl Shell {
         lease: LeaseId,
         epoch: Epoch,
         steps: &[LeasedStep],
-        caused: &mut Vec<Effect>,
+        round: &mut Round,
     ) -> ToWorker {
         let mut work = Vec::with_capacity(steps.len());
         for step in steps {
-            match self.derivations.work(step, self.limits) {
+            match self.derivations.work(step) {
                 Ok(ready) => {
                     self.attempts.begin(worker, lease, epoch, step);
                     work.push(ready);
@@ -72,10 +69,7 @@ impl Shell {
                     };
                     let outcome = StepOutcome::Failed(FailureClass::OutputRejected, failure);
                     let report = StepReport::Ended { outcome, duration_ms: 0 };
-                    self.apply(
-                        Event::StepReported { worker, lease, epoch, drv: step.drv.clone(), report },
-                        caused,
-                    );
+                    round.cause(Event::StepReported { worker, lease, epoch, drv: step.drv.clone(), report });
                 }
             }
         }

@@ -1,30 +1,36 @@
-//! Who may come in: the one owner of the registry, which publishes a snapshot after every change.
+//! Changes of who may come in: decided by the registry, kept with everything else, and published when durable. A
+//! worker that is shut out loses its session and its leases in the same round.
 
 use std::sync::Arc;
 
-use fleet_identity::{Answer, Request, unix_now};
-use fleet_wire::v1;
+use fleet_core::{Event, WorkerOrder};
+use fleet_identity::{Answer, Request};
 use tonic::Status;
 
 use super::Shell;
+use super::round::{Deed, Round};
+use crate::kept;
 use crate::rpc::status;
 
 impl Shell {
-    pub(super) fn change_registry(&mut self, change: Request) -> Result<Answer, Status> {
-        let mut registry = (**self.registry.borrow()).clone();
-        let decision = registry.decide(unix_now(), change).map_err(|error| status::registry(&error))?;
-        if decision.record.is_some() {
-            self.registry.send_replace(Arc::new(registry));
+    pub(super) fn change_registry(&mut self, request: Request, round: &mut Round) -> Result<Answer, Status> {
+        let revoked = match &request {
+            Request::RevokeWorker { name, reason } => Some((name.clone(), reason.clone())),
+            _ => None,
+        };
+        let decision = self
+            .registry
+            .decide(fleet_identity::unix_now(), request)
+            .map_err(|error| status::registry(&error))?;
+        if let Some(record) = &decision.record {
+            round.keep(kept::identity(record));
+            round.then(Deed::Publish(Arc::new(self.registry.clone())));
+        }
+        if let Some((name, reason)) = revoked {
+            let (worker, name) = (self.fleet.worker_named(name.as_str()), name.as_str().into());
+            let order = WorkerOrder::Revoke;
+            self.apply(Event::WorkerOrdered { worker, name, order, reason: reason.into() }, round);
         }
         Ok(decision.answer)
-    }
-
-    pub(super) fn worker_statuses(&self) -> Vec<v1::WorkerStatus> {
-        let connected = self.workers.values().map(|session| v1::WorkerStatus {
-            name: session.name.clone(),
-            state: "connected".to_owned(),
-            ..v1::WorkerStatus::default()
-        });
-        connected.collect()
     }
 }

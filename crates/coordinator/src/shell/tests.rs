@@ -1,71 +1,217 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fleet_core::FleetConfig;
+use async_trait::async_trait;
+use fleet_journal::{Entry, Loaded, Memory, MemoryStore, Report};
 
 use super::*;
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A journal that goes wrong in one way.
+#[derive(Debug)]
 enum Broken {
     Fails,
     Panics,
+    /// As long as this says so.
+    IsFull(Arc<AtomicBool>),
 }
 
-impl Journal for Broken {
-    fn append(&mut self, _: &[Fact]) -> Result<(), JournalError> {
-        match self {
-            Self::Fails => Err(JournalError::new("write", "/state/journal".as_ref(), full())),
-            Self::Panics => panic!("a planted bug"),
+/// Sound until it is told to break: what it keeps can be looked at.
+#[derive(Debug)]
+struct Scripted {
+    inner: Memory,
+    broken: Arc<Mutex<Option<Broken>>>,
+}
+
+#[async_trait]
+impl Journal for Scripted {
+    async fn append(&mut self, batch: &[Entry]) -> Result<u64, JournalError> {
+        match &*self.broken.lock().expect("no panic holds it") {
+            Some(Broken::Fails) => return Err(failure()),
+            Some(Broken::Panics) => panic!("a planted bug"),
+            Some(Broken::IsFull(full)) if full.load(Ordering::Relaxed) => return Err(JournalError::Full),
+            _ => {}
         }
+        self.inner.append(batch).await
+    }
+
+    async fn load(
+        &mut self,
+        each: &mut (dyn FnMut(Loaded) -> Result<(), JournalError> + Send),
+    ) -> Result<Report, JournalError> {
+        self.inner.load(each).await
+    }
+
+    async fn replace(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
+        self.inner.replace(entries).await
+    }
+
+    fn epoch(&self) -> u64 {
+        self.inner.epoch()
     }
 }
 
-fn full() -> std::io::Error {
-    std::io::Error::from(std::io::ErrorKind::StorageFull)
+fn failure() -> JournalError {
+    let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    JournalError::Io { verb: "write", path: "/state/journal".into(), source }
 }
 
-fn submit_request() -> Box<v1::SubmitRequest> {
+struct Stage {
+    handle: Handle,
+    store: MemoryStore,
+    broken: Arc<Mutex<Option<Broken>>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (store, broken) = (MemoryStore::default(), Arc::default());
+        let shell = shell(&store, &broken, directory.path()).await;
+        Self { handle: shell.spawn(), store, broken, _directory: directory }
+    }
+
+    fn break_by(&self, how: Broken) {
+        *self.broken.lock().expect("no panic holds it") = Some(how);
+    }
+
+    async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> oneshot::Receiver<Result<T, Status>> {
+        let (reply, answer) = oneshot::channel();
+        assert!(self.handle.inputs.send(input(reply)).await.is_ok(), "the shell is gone");
+        answer
+    }
+
+    async fn submit(&self, key: &str) -> oneshot::Receiver<Result<String, Status>> {
+        self.ask(|reply| Input::Submit(Box::new(submission(key)), reply)).await
+    }
+
+    /// Entries that are durable.
+    async fn kept(&self) -> usize {
+        let mut count = 0;
+        let mut reader = self.store.open();
+        reader
+            .load(&mut |_| {
+                count += 1;
+                Ok(())
+            })
+            .await
+            .expect("loads");
+        count
+    }
+}
+
+async fn shell(
+    store: &MemoryStore,
+    broken: &Arc<Mutex<Option<Broken>>>,
+    directory: &std::path::Path,
+) -> Shell {
+    let logs = LogWriter::open(directory.join("logs")).expect("opens");
+    let index = LogIndex::open(&directory.join("index"), "1").expect("opens");
+    let journal = Scripted { inner: store.open(), broken: broken.clone() };
+    let settings = Settings { fleet: FleetConfig::default(), heartbeat_ms: 10_000, upload_outputs: false };
+    Shell::open(settings, Box::new(journal), index, logs).await.expect("opens")
+}
+
+fn submission(key: &str) -> Submission {
     let source = v1::Source {
         nar_hash: vec![1; 32].into(),
         manifest: Some(v1::Manifest::default()),
         ..Default::default()
     };
-    Box::new(v1::SubmitRequest { idempotency_key: "k".into(), after: Some(source), ..Default::default() })
+    let request =
+        v1::SubmitRequest { idempotency_key: key.into(), after: Some(source), ..Default::default() };
+    Submission { request, client: String::new() }
 }
 
-/// Submits a run; gives the answer, the end of the run's feed, and the shell.
-async fn submit_to(journal: Broken) -> (Option<Result<String, Status>>, v1::Failure, mpsc::Sender<Input>) {
-    let logs = tempfile::tempdir().expect("temporary directory");
-    let logs = LogWriter::open(logs.path().to_owned()).expect("opens");
-    let fleet = Fleet::new(FleetConfig::default());
-    let (shell, feeds) = Shell::new(fleet, 10, Box::new(journal), logs, StepLimits::default()).spawn();
-    let (reply, answer) = oneshot::channel();
-    assert!(shell.send(Input::Submit(submit_request(), reply)).await.is_ok());
-    let answer = answer.await.ok();
-    let feed = feeds.iter().next().expect("a feed").clone();
-    let mut length = feed.watch();
-    let ended = length.wait_for(|length| *length > 0);
-    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("in time").expect("an event");
-    let events = feed.after(0).expect("events");
-    match events.last().and_then(|event| event.event.clone()) {
-        Some(v1::run_event::Event::RunFinished(finished)) => {
-            (answer, finished.failure.expect("a failure"), shell)
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_not_answered_and_ends_the_shell_and_its_watchers_with_its_error() {
+    let stage = Stage::new().await;
+    let run = within(stage.submit("kept").await).await.expect("an answer").expect("taken");
+    let feed = stage.handle.feeds.get(&run).expect("a feed").clone();
+    stage.break_by(Broken::Fails);
+    let answer = within(stage.submit("lost").await).await.expect("an answer");
+    let refused = answer.expect_err("nothing visible precedes its record");
+    assert!(refused.message().starts_with("cannot write /state/journal: "), "{refused}");
+    within(stage.handle.inputs.closed()).await;
+    let mut seen = 0;
+    let end = loop {
+        match feed.after(seen) {
+            Ok(events) => seen += events.expect("the run is not over").len(),
+            Err(end) => break end,
         }
-        other => panic!("not the end: {other:?}"),
+    };
+    assert_eq!((end.code(), end.message()), (refused.code(), refused.message()));
+}
+
+#[tokio::test]
+async fn a_bug_of_ours_ends_watchers_instead_of_leaving_them_waiting() {
+    let stage = Stage::new().await;
+    let run = within(stage.submit("kept").await).await.expect("an answer").expect("taken");
+    let feed = stage.handle.feeds.get(&run).expect("a feed").clone();
+    stage.break_by(Broken::Panics);
+    assert!(within(stage.submit("lost").await).await.is_err(), "no answer");
+    within(stage.handle.inputs.closed()).await;
+    let mut length = feed.watch();
+    while feed.after(usize::MAX).is_ok() {
+        within(length.changed()).await.expect("a change");
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_is_not_answered_and_ends_runs_and_shell_with_its_error() {
-    let (answer, failure, shell) = submit_to(Broken::Fails).await;
-    let refused = answer.expect("an answer").expect_err("nothing visible precedes its record");
-    assert!(refused.message().starts_with("cannot write the journal /state/journal: "), "{refused}");
-    assert_eq!(failure.cause, refused.message());
-    tokio::time::timeout(Duration::from_secs(20), shell.closed()).await.expect("it ends");
+async fn a_full_disk_makes_it_read_only_until_there_is_room_and_nothing_is_seen_before() {
+    let mut stage = Stage::new().await;
+    let full = Arc::new(AtomicBool::new(true));
+    stage.break_by(Broken::IsFull(full.clone()));
+    let mut waiting = stage.submit("k").await;
+    within(stage.handle.read_only.wait_for(|why| why == "no space left for the journal"))
+        .await
+        .expect("it says so");
+    assert!(waiting.try_recv().is_err(), "answered before it was kept");
+    assert!(stage.handle.feeds.iter().all(|feed| feed.len() == 0), "seen before it was kept");
+    full.store(false, Ordering::Relaxed);
+    let run = within(waiting).await.expect("an answer").expect("taken at last");
+    within(stage.handle.read_only.wait_for(String::is_empty)).await.expect("it recovers alone");
+    assert!(stage.handle.feeds.contains_key(&run));
+    assert!(stage.kept().await > 0);
 }
 
 #[tokio::test]
-async fn a_bug_of_ours_ends_runs_instead_of_leaving_them_waiting() {
-    let (answer, failure, _) = submit_to(Broken::Panics).await;
-    assert!(answer.is_none());
-    assert_eq!(failure.code, "infrastructure");
+async fn a_run_is_as_durable_as_its_answer() {
+    let stage = Stage::new().await;
+    let run = within(stage.submit("k").await).await.expect("an answer").expect("taken");
+    let before = stage.handle.feeds.get(&run).expect("a feed").summary();
+    stage.handle.halt.cancel();
+    within(stage.handle.inputs.closed()).await;
+    let shell = shell(&stage.store, &Arc::default(), stage._directory.path()).await;
+    assert_eq!(shell.feeds.get(&run).expect("it is remembered").summary(), before);
+}
+
+#[tokio::test]
+async fn compaction_keeps_what_may_be_asked_for_and_forgets_the_rest() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let store = MemoryStore::default();
+    let mut shell = shell(&store, &Arc::default(), directory.path()).await;
+    let mut round = Round::default();
+    let name = shell.submit(submission("k"), &mut round).expect("taken");
+    shell.cancel(&name, &Caller::Here, &mut round).expect("known");
+    let request = Request::RevokeClient { name: "mallory".parse().expect("a name") };
+    shell.change_registry(request, &mut round).expect("decided");
+    shell.finish(round, || false).await.expect("kept");
+    let (events, registry) = (shell.feeds.get(&name).expect("a feed").all(), shell.registry.clone());
+    assert!(!events.is_empty());
+    shell.compact().await.expect("compacts");
+    drop(shell);
+
+    let mut shell = self::shell(&store, &Arc::default(), directory.path()).await;
+    assert_eq!(shell.feeds.get(&name).expect("remembered").all(), events);
+    assert_eq!(format!("{:?}", shell.registry), format!("{registry:?}"));
+    let mut round = Round::default();
+    assert_eq!(shell.submit(submission("k"), &mut round).expect("the same run"), name);
+    assert!(round.is_empty(), "a run that is over does not begin again");
 }

@@ -84,6 +84,12 @@ async fn reports_of_an_older_epoch_or_another_worker_change_nothing() {
     let stale = v1::Lease { epoch: lease.epoch.wrapping_sub(1), ..lease.clone() };
     worker.log(&stale, b"of an older epoch\n").await;
     worker.report(&stale, OutcomeClass::BuildFailed, &step).await;
+    match worker.hear().await {
+        FromCoordinator::CancelLease(taken) => {
+            assert_eq!((taken.lease, taken.epoch), (stale.lease, stale.epoch))
+        }
+        other => panic!("what is stale is not taken back: {other:?}"),
+    }
     stranger.log(&lease, b"of a stranger\n").await;
     let phase = v1::StepPhased { lease: lease.lease, drv: step.drv().to_owned(), phase: "strange".into() };
     stranger.say(Message::StepPhased(phase)).await;

@@ -105,6 +105,11 @@ impl Fleet {
         })
     }
 
+    /// Every known worker.
+    pub fn worker_views(&self) -> impl Iterator<Item = WorkerView> + '_ {
+        self.workers.keys().filter_map(|id| self.worker_view(*id))
+    }
+
     /// Every lease, oldest first.
     pub fn leases(&self) -> impl Iterator<Item = LeaseView> + '_ {
         self.leases.keys().filter_map(|id| self.lease_view(*id))
