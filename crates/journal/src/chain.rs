@@ -35,6 +35,11 @@ impl Head {
         Self { schema: SCHEMA, format: FORMAT, epoch, opened_ms: 0, base_seq, last_seq: base_seq, last_sum }
     }
 
+    /// The head of a new history that follows this one: its numbers go on, nothing else of it is left.
+    pub(crate) fn replaced(&self) -> Self {
+        Self { opened_ms: self.opened_ms, ..Self::empty(self.last_seq, self.epoch) }
+    }
+
     /// The checksum over all of it.
     pub(crate) fn seal(&self) -> Sum {
         let mut hasher = blake3::Hasher::new();
@@ -93,12 +98,17 @@ impl Follower {
         Self { last_seq: base_seq, last_sum: start(base_seq) }
     }
 
+    /// The break there is when the next entry cannot be read.
+    pub(crate) fn expected(&self) -> Broken {
+        Broken { seq: self.last_seq + 1 }
+    }
+
     /// Takes the next entry with the checksum that was kept with it.
     pub(crate) fn follow(&mut self, loaded: &Loaded, kept: &[u8]) -> Result<(), Broken> {
         let (seq, entry) = (self.last_seq + 1, &loaded.entry);
         let sum = link(&self.last_sum, seq, entry.kind, &entry.key, &entry.body);
         if loaded.seq != seq || kept != sum {
-            return Err(Broken { seq });
+            return Err(self.expected());
         }
         *self = Self { last_seq: seq, last_sum: sum };
         Ok(())
@@ -109,7 +119,7 @@ impl Follower {
         if (self.last_seq, self.last_sum) == (head.last_seq, head.last_sum) {
             Ok(())
         } else {
-            Err(Broken { seq: self.last_seq + 1 })
+            Err(self.expected())
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::error::JournalError;
 pub(crate) const MAX_KEY: usize = 64 << 10;
 /// Largest body of an entry, bytes.
 pub(crate) const MAX_BODY: usize = 64 << 20;
+/// Most bytes of keys and bodies in a batch.
+pub(crate) const MAX_BATCH: usize = 512 << 20;
 
 /// What an entry is about; the writer gives the numbers their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,10 +35,15 @@ pub struct Loaded {
     pub entry: Entry,
 }
 
-/// Refuses a batch with an entry above the limits, before anything of it is written.
+/// Refuses a batch above the limits, before anything of it is written.
 pub(crate) fn check_sizes(batch: &[Entry]) -> Result<(), JournalError> {
+    let bytes = batch.iter().map(|entry| entry.key.len() + entry.body.len()).sum();
+    if bytes > MAX_BATCH {
+        return Err(JournalError::TooLarge { what: "entries of a batch", bytes, limit: MAX_BATCH });
+    }
     for entry in batch {
-        for (what, bytes, limit) in [("key", entry.key.len(), MAX_KEY), ("body", entry.body.len(), MAX_BODY)]
+        for (what, bytes, limit) in
+            [("key of an entry", entry.key.len(), MAX_KEY), ("body of an entry", entry.body.len(), MAX_BODY)]
         {
             if bytes > limit {
                 return Err(JournalError::TooLarge { what, bytes, limit });

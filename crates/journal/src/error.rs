@@ -40,8 +40,8 @@ pub enum JournalError {
     /// The disk is full; nothing of the batch was kept. A later attempt may succeed.
     #[error("no space left for the journal")]
     Full,
-    /// An entry is above the limits; nothing of the batch was kept.
-    #[error("the {what} of an entry has {bytes} bytes, at most {limit} are kept")]
+    /// A batch is above the limits; nothing of the batch was kept.
+    #[error("too large for the journal: {bytes} bytes in the {what}, at most {limit} are kept")]
     TooLarge {
         /// Which part.
         what: &'static str,

@@ -9,6 +9,7 @@ mod clock;
 mod entry;
 mod error;
 mod memory;
+mod postgres;
 mod report;
 mod sqlite;
 
@@ -49,7 +50,8 @@ pub trait Journal: Send + Debug {
 pub enum Location {
     /// A file; `-wal` and `.lock` stand beside it. Not on a network file system.
     Sqlite(PathBuf),
-    /// What `tokio-postgres` takes: a URL or `key=value` pairs.
+    /// A URL or `key=value` pairs, as PostgreSQL's own programs take them; a Unix socket or a private network, since
+    /// the connection is not encrypted. Server 14 or newer, reached directly or through a proxy that keeps sessions.
     Postgres(String),
     /// Gone with the process.
     Memory,
@@ -68,7 +70,7 @@ pub enum Standby {
 pub async fn open(location: &Location, standby: Standby) -> Result<Box<dyn Journal>, JournalError> {
     match location {
         Location::Sqlite(path) => Ok(Box::new(sqlite::Sqlite::open(path, standby).await?)),
-        Location::Postgres(_) => Err(JournalError::Unsupported("a PostgreSQL journal")),
+        Location::Postgres(location) => Ok(Box::new(postgres::Postgres::open(location, standby).await?)),
         Location::Memory => Ok(Box::new(MemoryStore::default().open())),
     }
 }

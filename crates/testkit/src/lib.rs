@@ -12,6 +12,7 @@ mod installation;
 mod journal;
 mod lines;
 mod options;
+mod postgres;
 mod process;
 
 pub use cache::BinaryCache;
@@ -22,6 +23,7 @@ pub use installation::{NixInstallation, short_temp_dir};
 pub use journal::Journal;
 pub use lines::Lines;
 pub use options::{DaemonOptions, Trust};
+pub use postgres::PostgresServer;
 pub use process::{is_running, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
 
 pub use rustix::process::Signal;

@@ -69,9 +69,7 @@ impl Store {
     }
 
     pub(super) fn replace(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
-        let Head { epoch, opened_ms, .. } = self.head;
-        let fresh = Head { opened_ms, ..Head::empty(self.head.last_seq, epoch) };
-        self.write(fresh, entries, true)?;
+        self.write(self.head.replaced(), entries, true)?;
         self.report.format = self.head.format;
         Ok(())
     }
