@@ -3,7 +3,7 @@
 //! Owns what later runs believe of steps that failed for good. Only what is the derivation's own is
 //! remembered: what a worker, the network or a download did may go another way next time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -182,19 +182,24 @@ impl Fleet {
     /// for them nothing changes.
     pub(crate) fn reopen(&mut self, root: StepId) {
         self.forget_failure(root);
-        let mut failed = vec![root];
-        while let Some(id) = failed.pop() {
-            let state = self.graph.step(id).state;
-            if state != State::DependencyFailed(root) && (id != root || state != State::Failed) {
-                continue;
+        let mut failed = BTreeSet::new();
+        for run in self.runs.values_mut() {
+            // Not by dependents: how a step is made may have changed since it failed.
+            let with_root = |id: &StepId| match self.graph.step(*id).state {
+                State::Failed => *id == root,
+                State::DependencyFailed(of) => of == root,
+                _ => false,
+            };
+            let held = run.holds.iter().filter(|(_, hold)| **hold == Hold::Failed).map(|(id, _)| *id);
+            let ids: Vec<StepId> = held.filter(with_root).collect();
+            for id in &ids {
+                run.set_hold(*id, Hold::FailedEarlier);
             }
-            failed.extend(self.graph.dependents(id));
-            for run in self.runs.values_mut() {
-                if run.holds.get(&id) == Some(&Hold::Failed) {
-                    run.set_hold(id, Hold::FailedEarlier);
-                }
-                run.blamed.remove(&id);
-            }
+            run.blamed.remove(&root);
+            failed.extend(ids);
+        }
+        failed.insert(root);
+        for id in failed {
             self.graph.step_mut(id).claims = 0;
             self.graph.failures.remove(&id);
             self.graph.shift(id, State::Idle);

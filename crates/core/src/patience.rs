@@ -11,6 +11,7 @@ use crate::outcome::StepEnd;
 use crate::record::Decision;
 use crate::run::failure;
 use crate::target::TargetRef;
+use crate::view::describe;
 use crate::worker::Worker;
 
 impl Fleet {
@@ -52,7 +53,7 @@ impl Fleet {
     }
 
     /// Who has never had a worker, or has one that may soon be well, has some patience in any case.
-    fn patience_ms(&self) -> u64 {
+    pub(crate) fn patience_ms(&self) -> u64 {
         let FleetConfig { unplaceable_after_ms, first_worker_within_ms, .. } = self.config;
         let soon = !self.met_worker || self.workers.values().any(|worker| worker.unwell.is_some());
         if soon { unplaceable_after_ms.max(first_worker_within_ms) } else { unplaceable_after_ms }
@@ -118,9 +119,7 @@ impl Fleet {
     /// Why a step cannot be placed.
     pub(crate) fn no_worker(&self, id: StepId) -> Failure {
         let need = &self.graph.classes.get(self.graph.definition(id).class).need;
-        let features: Vec<&str> = need.features.iter().map(crate::id::Feature::as_str).collect();
-        let with = if features.is_empty() { String::new() } else { format!(" with {}", features.join(", ")) };
-        let wanted = format!("{}{with}", need.system);
+        let wanted = describe(need);
         let (cause, detail) = match self.objections.get(&id).filter(|objection| !objection.refused.is_empty())
         {
             Some(refusal) => {

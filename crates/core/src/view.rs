@@ -5,7 +5,8 @@
 mod why;
 mod worker;
 
-pub use why::*;
+pub(crate) use why::describe;
+pub use why::{Rejection, WhyView};
 pub use worker::*;
 
 use std::sync::Arc;
@@ -29,6 +30,21 @@ pub struct FleetView {
     pub workers: Vec<WorkerView>,
     /// Derivations known, mere inputs included.
     pub derivations: usize,
+    /// Wanted steps that wait for inputs.
+    pub waiting: usize,
+    /// Wanted steps that wait for a worker.
+    pub ready: usize,
+    /// Wanted steps that rest before their next attempt.
+    pub delayed: usize,
+    /// Steps that are leased.
+    pub leased: usize,
+    /// Eval jobs that wait for a worker.
+    pub evals_waiting: usize,
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkView {
     /// Wanted steps that wait for inputs.
     pub waiting: usize,
     /// Wanted steps that wait for a worker.
@@ -173,6 +189,18 @@ impl Fleet {
         }
     }
 
+    /// How much there is to do.
+    pub fn work_view(&self) -> WorkView {
+        let tally = self.graph.tally;
+        WorkView {
+            waiting: tally.waiting,
+            ready: tally.ready,
+            delayed: tally.delayed,
+            leased: tally.leased,
+            evals_waiting: self.evals.queue.len(),
+        }
+    }
+
     /// One run, live or among the last that ended.
     pub fn run_view(&self, id: RunId) -> Option<RunView> {
         let live = self.runs.get(&id).map(|run| RunView::of(id, run, None));
@@ -199,7 +227,7 @@ impl Fleet {
         open.into_iter().map(|id| self.view_step(id)).collect()
     }
 
-    fn view_step(&self, id: StepId) -> StepView {
+    pub(crate) fn view_step(&self, id: StepId) -> StepView {
         let step = self.graph.step(id);
         let stage = match step.state {
             State::Undefined | State::Alias(_) | State::Idle => StepStage::Idle,

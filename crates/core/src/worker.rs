@@ -172,15 +172,18 @@ impl Worker {
         self.is_present() && self.is_trusted() && self.unwell.is_none()
     }
 
+    pub(crate) fn builds_for(&self, system: &System) -> bool {
+        system.as_str() == BUILTIN || self.offer.systems.contains(system)
+    }
+
     /// How well a step's needs fit what it offers, whatever its standing.
     pub(crate) fn fit(&self, need: &Need) -> Option<Fit> {
-        let Offer { systems, emulated, features, mandatory, slots, .. } = &self.offer;
-        let builtin = need.system.as_str() == BUILTIN;
+        let Offer { emulated, features, mandatory, slots, .. } = &self.offer;
         let fits = *slots > 0
-            && (builtin || systems.contains(&need.system))
+            && self.builds_for(&need.system)
             && need.features.iter().all(|feature| features.contains(feature))
             && mandatory.iter().all(|feature| need.features.contains(feature));
-        let fit = if !builtin && emulated.contains(&need.system) { Fit::Emulated } else { Fit::Native };
+        let fit = if emulated.contains(&need.system) { Fit::Emulated } else { Fit::Native };
         fits.then_some(fit)
     }
 

@@ -1,12 +1,16 @@
 //! What the core promises, one promise a test, told through events and effects only.
 
 mod building;
+mod earlier;
 mod evaluating;
 mod failing;
 mod placing;
 mod random;
 mod restoring;
+mod sessions;
 mod sharing;
+mod standing;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 

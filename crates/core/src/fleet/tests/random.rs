@@ -191,15 +191,17 @@ impl Trouble {
             features: vec!["kvm".into()],
             ..hello(worker)
         };
+        let (leases, evals, realises) =
+            (self.stage.leases.clone(), self.stage.evals.clone(), self.stage.realises.clone());
         self.forget_jobs(worker);
-        self.stage
-            .leases
-            .retain(|lease, (holder, epoch, _)| *holder != worker || holds.contains(&(*lease, *epoch)));
-        let replaced = self.stage.sessions.get(&worker).copied();
+        let kept = |lease: &LeaseId, epoch: &Epoch| holds.contains(&(*lease, *epoch));
+        self.stage.leases.retain(|lease, (holder, epoch, _)| *holder != worker || kept(lease, epoch));
         let session = self.stage.join_with(worker, hello, &holds);
-        if self.stage.sessions.get(&worker) != Some(&session) && replaced.is_some() {
-            // Refused: the older session goes on, but this play forgot what it had.
-            self.part(worker);
+        if self.stage.sessions.get(&worker) != Some(&session) {
+            // The older session goes on, with all it had.
+            self.stage.leases.extend(leases);
+            self.stage.evals.extend(evals);
+            self.stage.realises.extend(realises);
         }
     }
 

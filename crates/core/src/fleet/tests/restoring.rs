@@ -4,7 +4,7 @@ use super::random::Trouble;
 use super::*;
 
 /// Random fleets; each is restored many times on its way.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 
 #[test]
 fn whatever_happens_the_records_restore_the_same_fleet_and_runs_end() {
