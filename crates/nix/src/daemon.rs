@@ -14,6 +14,7 @@ mod connection;
 mod error;
 mod export;
 pub mod framed;
+mod garbage;
 pub mod handshake;
 mod import;
 mod log;

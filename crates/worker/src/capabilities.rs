@@ -11,6 +11,35 @@ use tokio::process::Command;
 pub(crate) struct Capabilities {
     pub(crate) systems: Vec<String>,
     pub(crate) features: Vec<String>,
+    build_dir: Option<String>,
+}
+
+impl Capabilities {
+    /// Systems of another processor than the machine's own: something emulates them.
+    pub(crate) fn emulated(&self) -> Vec<String> {
+        let family = |system: &str| match system.split('-').next().unwrap_or_default() {
+            "i686" | "i386" => "x86_64".to_owned(),
+            "armv7l" | "armv6l" | "armv5tel" => "aarch64".to_owned(),
+            other => other.to_owned(),
+        };
+        let own = self.systems.first().map(|system| family(system));
+        self.systems.iter().filter(|system| Some(family(system)) != own).cloned().collect()
+    }
+
+    /// Where builds write: as Nix says, else where programs write.
+    pub(crate) fn build_dir(&self) -> PathBuf {
+        self.build_dir
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map_or_else(std::env::temp_dir, PathBuf::from)
+    }
+}
+
+/// Which Nix a daemon is, by what it calls its version.
+pub(crate) fn lane(nix_version: &str) -> &'static str {
+    let version = nix_version.to_ascii_lowercase();
+    let lanes = ["lix", "determinate"];
+    lanes.into_iter().find(|lane| version.contains(lane)).unwrap_or("nix")
 }
 
 /// Why the settings cannot be read.
@@ -62,6 +91,9 @@ struct Shown {
     extra_platforms: Setting<Vec<String>>,
     #[serde(rename = "system-features", default)]
     system_features: Setting<Vec<String>>,
+    // Absent before Nix 2.22, null where the default depends on the store.
+    #[serde(rename = "build-dir", default)]
+    build_dir: Setting<Option<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -108,7 +140,8 @@ fn parse(json: &[u8]) -> Result<Capabilities, serde_json::Error> {
             systems.push(system);
         }
     }
-    Ok(Capabilities { systems, features: shown.system_features.value })
+    let (features, build_dir) = (shown.system_features.value, shown.build_dir.value);
+    Ok(Capabilities { systems, features, build_dir })
 }
 
 #[cfg(test)]
@@ -124,5 +157,22 @@ mod tests {
         assert_eq!(shown.systems, ["x86_64-linux", "i686-linux"]);
         assert_eq!(shown.features, ["kvm"]);
         assert!(parse(b"[]").is_err());
+    }
+
+    #[test]
+    fn another_processor_is_emulated_and_an_older_one_of_the_family_is_not() {
+        let json = br#"{"system":{"value":"x86_64-linux"},
+            "extra-platforms":{"value":["i686-linux","x86_64-v3-linux","aarch64-linux"]},"build-dir":{"value":null}}"#;
+        let shown = parse(json).expect("parses");
+        assert_eq!(shown.emulated(), ["aarch64-linux"]);
+        assert_eq!(shown.build_dir(), std::env::temp_dir());
+    }
+
+    #[test]
+    fn versions_name_their_lane() {
+        assert_eq!(lane("2.34.8"), "nix");
+        assert_eq!(lane("2.93.0-lix"), "lix");
+        assert_eq!(lane("Lix, like Nix 2.93.3"), "lix");
+        assert_eq!(lane("2.31.1 (Determinate Nix 3.11)"), "determinate");
     }
 }

@@ -9,10 +9,15 @@ use fleet_nix::proxy::ImportPolicy;
 /// Settings of one worker.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// For people.
+    /// For people; over TLS the certificate's name counts.
     pub name: String,
     /// Kept between starts: the evaluators' fetcher cache.
     pub cache_dir: PathBuf,
+    /// Kept between starts: results and logs that have not arrived, in `spool`. None keeps them in memory until they are
+    /// sent: for a worker that ends with its session.
+    pub state_dir: Option<PathBuf>,
+    /// What the spool may hold, bytes. Results are kept beyond it, logs are not.
+    pub spool_bytes: u64,
     /// The Nix daemon.
     pub daemon: DaemonAddress,
     /// The `nix` command.
@@ -25,6 +30,28 @@ pub struct Config {
     pub host_wall_limit: Duration,
     /// Whether evaluation may import from derivations.
     pub imports: ImportPolicy,
+    /// Features that a step must require to be built here.
+    pub mandatory_features: Vec<String>,
+    /// Relative to a common machine.
+    pub speed: f64,
+    /// Systems that are emulated; none takes those of `extra-platforms` that are of another processor.
+    pub emulated_systems: Option<Vec<String>>,
+    /// Where the daemon's builds write; none takes it from Nix's settings.
+    pub build_dir: Option<PathBuf>,
+    /// With less room than this on either disk the worker asks for nothing new; 0 for never.
+    pub min_free_bytes: u64,
+    /// With less room than this while a step was built its outputs are not trusted.
+    pub suspicious_free_bytes: u64,
+    /// How often the daemon is asked whether it works.
+    pub probe_interval: Duration,
+    /// How long it may take to say so.
+    pub probe_deadline: Duration,
+    /// How long a daemon that cannot be reached is waited for, before a step.
+    pub daemon_patience: Duration,
+    /// How long a build may wait before its builder starts: another process may hold its lock.
+    pub start_within: Duration,
+    /// How long what runs may take when the worker is told to end.
+    pub drain_timeout: Duration,
 }
 
 impl Config {
@@ -35,12 +62,25 @@ impl Config {
         Self {
             name,
             cache_dir,
+            state_dir: None,
+            spool_bytes: 256 << 20,
             daemon,
             nix: "nix".into(),
             slots: processors,
             eval_slots: (processors / 2).clamp(1, 4),
             host_wall_limit: Duration::from_mins(30),
             imports: ImportPolicy::Allow,
+            mandatory_features: Vec::new(),
+            speed: 1.0,
+            emulated_systems: None,
+            build_dir: None,
+            min_free_bytes: 1 << 30,
+            suspicious_free_bytes: 32 << 20,
+            probe_interval: Duration::from_secs(10),
+            probe_deadline: Duration::from_secs(10),
+            daemon_patience: Duration::from_secs(30),
+            start_within: Duration::from_mins(10),
+            drain_timeout: Duration::from_mins(10),
         }
     }
 }

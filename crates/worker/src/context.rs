@@ -1,4 +1,4 @@
-//! What all jobs of one session share.
+//! What all jobs of a worker share, and how they speak.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,11 +13,16 @@ use tokio::sync::{Mutex, mpsc};
 use tonic::transport::Channel;
 
 use crate::config::Config;
+use crate::health::Health;
 use crate::lane::Lanes;
 use crate::planner::Planner;
+use crate::presence::Presence;
 use crate::roots::Roots;
+use crate::spool::Spool;
+use crate::suspects::Suspects;
+use crate::transfer::Transfer;
 
-/// Shared by the jobs of a session.
+/// Shared by the jobs of a worker, across its sessions.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -31,18 +36,32 @@ pub(crate) struct Context {
     pub(crate) infos: Mutex<HashMap<StorePath, Arc<PathInfo>>>,
     /// Which of them a run has been told.
     pub(crate) told: Mutex<HashMap<String, HashSet<StorePath>>>,
-    pub(crate) outbox: Outbox,
+    /// What is said of leases.
+    pub(crate) spool: Spool,
+    pub(crate) presence: Presence,
+    pub(crate) health: Health,
+    /// Outputs that a full disk may have spoilt.
+    pub(crate) suspects: Suspects,
+    pub(crate) transfer: Transfer,
+    /// Connects again by itself.
     pub(crate) coordinator: Channel,
-    /// Holds the proxy's socket and the evaluators' homes; removed when the session ends.
+    /// Holds the proxy's socket and the evaluators' homes; removed when the worker ends.
     pub(crate) runtime_dir: tempfile::TempDir,
 }
 
-/// Messages on their way to the coordinator. Senders wait when it is full.
+impl Context {
+    /// Whether other machines get what is built here, and this one what they build, from the coordinator.
+    pub(crate) fn relays(&self) -> bool {
+        self.presence.welcome().upload_outputs
+    }
+}
+
+/// Messages of one session on their way to the coordinator. Senders wait when it is full.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox(pub(crate) mpsc::Sender<v1::WorkerMessage>);
 
 impl Outbox {
-    /// Sends; a closed session loses the message, as everything else of it.
+    /// Sends; a session that has ended loses the message, as everything else of it.
     pub(crate) async fn send(&self, message: Message) {
         let _ = self.0.send(v1::WorkerMessage { sequence: 0, message: Some(message) }).await;
     }

@@ -10,29 +10,29 @@ use fleet_wire::v1;
 use fleet_wire::v1::eval_job::Task;
 use fleet_wire::v1::worker_message::Message;
 
-use crate::context::{Context, failure};
-use crate::planner::Planner;
+use crate::context::{Context, Outbox, failure};
+use crate::planner::{Asker, Planner};
 use crate::source::{self, SourceError};
 
-/// Bytes of derivations in one message.
-const DERIVATIONS_PER_MESSAGE: usize = 1 << 20;
+/// Bytes of derivations in one message: heartbeats behind it must not wait for long on a slow link.
+const DERIVATIONS_PER_MESSAGE: usize = 256 << 10;
 /// Longest trace that is sent, bytes.
 const MAX_TRACE: usize = 64 << 10;
 
 /// Runs a job to its end and reports it.
-pub(crate) async fn run(context: Arc<Context>, job: v1::EvalJob) {
+pub(crate) async fn run(context: Arc<Context>, outbox: Outbox, job: v1::EvalJob) {
     let (id, epoch) = (job.job, job.epoch);
-    let ended = evaluate(&context, job).await;
+    let ended = evaluate(&context, &outbox, job).await;
     let (failure, unstarted) = match ended {
         Ok(unstarted) => (None, unstarted),
         Err((failure, unstarted)) => (Some(failure), unstarted),
     };
-    context.outbox.send(Message::EvalFinished(v1::EvalFinished { job: id, epoch, failure, unstarted })).await;
+    outbox.send(Message::EvalFinished(v1::EvalFinished { job: id, epoch, failure, unstarted })).await;
 }
 
 type Ended = Result<Vec<v1::Host>, (v1::Failure, Vec<v1::Host>)>;
 
-async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
+async fn evaluate(context: &Context, outbox: &Outbox, job: v1::EvalJob) -> Ended {
     let hosts = match &job.task {
         Some(Task::Hosts(hosts)) => hosts.hosts.clone(),
         _ => Vec::new(),
@@ -49,10 +49,12 @@ async fn evaluate(context: &Context, job: v1::EvalJob) -> Ended {
                 evaluator.discover(&kinds).await.map_err(|error| (eval_failure(&error), Vec::new()))?;
             let hosts = found.iter().map(host_to).collect();
             let found = v1::HostsDiscovered { job: job.job, epoch: job.epoch, hosts };
-            context.outbox.send(Message::HostsDiscovered(found)).await;
+            outbox.send(Message::HostsDiscovered(found)).await;
             Ok(Vec::new())
         }
-        Some(Task::Hosts(_)) => each_host(context, &mut *evaluator, (job.job, job.epoch), hosts).await,
+        Some(Task::Hosts(_)) => {
+            each_host((context, outbox), &mut *evaluator, (job.job, job.epoch), hosts).await
+        }
         None => Ok(Vec::new()),
     }
 }
@@ -67,7 +69,7 @@ async fn start(context: &Context, source: &FlakeSource) -> Result<Box<dyn Evalua
 }
 
 async fn each_host(
-    context: &Context,
+    (context, outbox): (&Context, &Outbox),
     evaluator: &mut dyn Evaluator,
     (job, epoch): (u64, u64),
     hosts: Vec<v1::Host>,
@@ -78,11 +80,11 @@ async fn each_host(
             continue;
         };
         let started = v1::HostStarted { job, epoch, host: Some(host.clone()) };
-        context.outbox.send(Message::HostStarted(started)).await;
+        outbox.send(Message::HostStarted(started)).await;
         let attr = HostAttr { kind, name: host.name.clone() };
         let faults = context.proxy.faults();
         let (result, over) = match evaluator.evaluate(&attr).await {
-            Ok(toplevel) => (plan(context, &toplevel).await, false),
+            Ok(toplevel) => (plan(context, outbox, (job, epoch), &toplevel).await, false),
             Err(EvalError::Host { cause, .. }) if context.proxy.faults() > faults => {
                 (v1::host_evaluated::Result::Failure(daemon_lost(&cause)), false)
             }
@@ -92,7 +94,7 @@ async fn each_host(
             }
         };
         let evaluated = v1::HostEvaluated { job, epoch, host: Some(host), result: Some(result) };
-        context.outbox.send(Message::HostEvaluated(evaluated)).await;
+        outbox.send(Message::HostEvaluated(evaluated)).await;
         if over {
             // The flake as a whole, or this machine: what is left may fare better with another job.
             return Ok(hosts.collect());
@@ -101,12 +103,17 @@ async fn each_host(
     Ok(Vec::new())
 }
 
-async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v1::host_evaluated::Result {
+async fn plan(
+    context: &Context,
+    outbox: &Outbox,
+    job: (u64, u64),
+    toplevel: &fleet_nix::evaluator::Toplevel,
+) -> v1::host_evaluated::Result {
     // Locked until everything is sent: another job leaves out what this one sends, and must not overtake it.
     let mut planner = context.planner.lock().await;
-    match planner.plan(&context.proxy, toplevel).await {
+    match planner.plan(Asker { context, job }, toplevel).await {
         Ok(plan) => {
-            send_derivations(context, &mut planner, plan.news).await;
+            send_derivations(outbox, &mut planner, plan.news).await;
             v1::host_evaluated::Result::Evaluated(v1::Evaluated {
                 drv: toplevel.drv.to_string(),
                 output_name: toplevel.output_name.clone(),
@@ -119,26 +126,26 @@ async fn plan(context: &Context, toplevel: &fleet_nix::evaluator::Toplevel) -> v
     }
 }
 
-async fn send_derivations(context: &Context, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
+async fn send_derivations(outbox: &Outbox, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
     let mut batch = Vec::new();
     let mut size = 0;
     for derivation in derivations {
         size += derivation.aterm.len() + 128;
         batch.push(derivation);
         if size > DERIVATIONS_PER_MESSAGE {
-            send_batch(context, planner, std::mem::take(&mut batch)).await;
+            send_batch(outbox, planner, std::mem::take(&mut batch)).await;
             size = 0;
         }
     }
     if !batch.is_empty() {
-        send_batch(context, planner, batch).await;
+        send_batch(outbox, planner, batch).await;
     }
 }
 
 /// What a cancelled job did not send is sent by the next one that needs it.
-async fn send_batch(context: &Context, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
+async fn send_batch(outbox: &Outbox, planner: &mut Planner, derivations: Vec<v1::Derivation>) {
     let message = Message::DerivationsSeen(v1::DerivationsSeen { derivations: derivations.clone() });
-    context.outbox.send(message).await;
+    outbox.send(message).await;
     planner.was_told(&derivations);
 }
 

@@ -1,147 +1,140 @@
-//! The jobs under way and how to stop them. Cancelling a job drops its future, which closes its connections and
+//! Jobs under way and how to stop them. Cancelling a job drops its future, which closes its connections and
 //! ends its processes; nothing more is said of it. The coordinator bounds their number by the slots of the hello.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
-use fleet_wire::v1;
-use fleet_wire::v1::coordinator_message::Message as FromCoordinator;
-use fleet_wire::v1::worker_message::Message;
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, Outbox};
-use crate::{eval_job, lease, realise};
-
-/// Tasks, one a job.
+/// Tasks, one a job. Dropping it cancels all.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     tasks: JoinSet<JobId>,
-    tokens: HashMap<JobId, CancellationToken>,
+    running: HashMap<JobId, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    epoch: u64,
+    token: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum JobId {
+pub(crate) enum JobId {
     Eval(u64),
     Lease(u64),
     Realise(u64),
 }
 
 impl Jobs {
-    /// Starts or cancels a job.
-    pub(crate) fn handle(&mut self, context: &Arc<Context>, message: v1::CoordinatorMessage) {
-        let (context, outbox) = (context.clone(), context.outbox.clone());
-        match message.message {
-            Some(FromCoordinator::EvalJob(job)) => {
-                let (id, end) = (JobId::Eval(job.job), eval_broken(&job));
-                self.start(id, outbox, end, eval_job::run(context, job));
-            }
-            Some(FromCoordinator::Lease(lease)) => {
-                let (id, end) = (JobId::Lease(lease.lease), lease_broken(&lease));
-                self.start(id, outbox, end, lease::run(context, lease));
-            }
-            Some(FromCoordinator::Realise(job)) => {
-                let (id, end) = (JobId::Realise(job.job), realise_broken(&job));
-                self.start(id, outbox, end, realise::run(context, job));
-            }
-            Some(FromCoordinator::CancelEval(job)) => self.cancel(JobId::Eval(job.job)),
-            Some(FromCoordinator::CancelLease(lease)) => self.cancel(JobId::Lease(lease.lease)),
-            Some(_) | None => {}
-        }
-    }
-
-    /// `end` is said for a job that panics: nobody must wait for it.
-    fn start(
+    /// Starts a job, unless it runs already. `broken` follows a panic: nobody must wait for such a job.
+    pub(crate) fn start(
         &mut self,
         id: JobId,
-        outbox: Outbox,
-        end: Message,
+        epoch: u64,
         work: impl Future<Output = ()> + Send + 'static,
+        broken: impl Future<Output = ()> + Send + 'static,
     ) {
+        if self.running.contains_key(&id) {
+            return;
+        }
         let token = CancellationToken::new();
-        self.tokens.insert(id, token.clone());
+        self.running.insert(id, Running { epoch, token: token.clone() });
         self.tasks.spawn(async move {
             let work = AssertUnwindSafe(work).catch_unwind();
             if let Some(Err(_)) = token.run_until_cancelled(work).await {
-                outbox.send(end).await;
+                broken.await;
             }
             id
         });
     }
 
-    fn cancel(&mut self, id: JobId) {
-        if let Some(token) = self.tokens.remove(&id) {
-            token.cancel();
+    /// Stops a job of this epoch; 0 is any.
+    pub(crate) fn cancel(&mut self, id: JobId, epoch: u64) {
+        if self.running.get(&id).is_some_and(|running| epoch == 0 || running.epoch == epoch)
+            && let Some(running) = self.running.remove(&id)
+        {
+            running.token.cancel();
         }
+    }
+
+    /// Stops all jobs and says which they were.
+    pub(crate) fn cancel_all(&mut self) -> Vec<(JobId, u64)> {
+        let stopped = self.running.drain().map(|(id, running)| {
+            running.token.cancel();
+            (id, running.epoch)
+        });
+        stopped.collect()
+    }
+
+    /// Job and epoch of each that runs.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (JobId, u64)> {
+        self.running.iter().map(|(id, running)| (*id, running.epoch))
+    }
+
+    /// Whether nothing runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// How many run.
+    pub(crate) fn len(&self) -> usize {
+        self.running.len()
     }
 
     /// Waits for one job's end; forever when there is none.
     pub(crate) async fn reap(&mut self) {
         match self.tasks.join_next().await {
-            Some(Ok(id)) => drop(self.tokens.remove(&id)),
+            Some(Ok(id)) => drop(self.running.remove(&id)),
             Some(Err(error)) => tracing::error!(%error, "a job ended abnormally"),
             None => std::future::pending().await,
         }
     }
 }
 
-fn eval_broken(job: &v1::EvalJob) -> Message {
-    let unstarted = match &job.task {
-        Some(v1::eval_job::Task::Hosts(hosts)) => hosts.hosts.clone(),
-        _ => Vec::new(),
-    };
-    let failure = Some(broken());
-    Message::EvalFinished(v1::EvalFinished { job: job.job, epoch: job.epoch, failure, unstarted })
-}
-
-fn lease_broken(lease: &v1::Lease) -> Message {
-    Message::LeaseFinished(v1::LeaseFinished { lease: lease.lease, epoch: lease.epoch })
-}
-
-fn realise_broken(job: &v1::Realise) -> Message {
-    let (job, epoch, failure) = (job.job, job.epoch, Some(broken()));
-    Message::PathsRealised(v1::PathsRealised { job, epoch, infos: Vec::new(), done: true, failure })
-}
-
-fn broken() -> v1::Failure {
-    let cause = "the worker failed at this; what it printed says why".to_owned();
-    v1::Failure { code: "infrastructure".to_owned(), cause, ..v1::Failure::default() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::oneshot;
 
     #[tokio::test]
     async fn a_job_that_panics_is_said_to_have_ended() {
-        let (sender, mut receiver) = mpsc::channel(4);
         let mut jobs = Jobs::default();
-        let lease = v1::Lease { lease: 7, epoch: 8, steps: Vec::new() };
-        let end = lease_broken(&lease);
-        jobs.start(JobId::Lease(7), Outbox(sender), end.clone(), async { panic!("a planted bug") });
+        let (said, heard) = oneshot::channel();
+        let broken = async move { said.send("broken").expect("somebody waits") };
+        jobs.start(JobId::Lease(7), 8, async { panic!("a planted bug") }, broken);
         jobs.reap().await;
-        assert_eq!(receiver.recv().await.and_then(|message| message.message), Some(end));
-        assert!(jobs.tokens.is_empty());
+        assert_eq!(heard.await, Ok("broken"));
+        assert!(jobs.is_empty());
     }
 
     #[tokio::test]
     async fn a_cancelled_job_is_dropped_without_a_word() {
-        let (sender, mut receiver) = mpsc::channel(4);
         let mut jobs = Jobs::default();
         let (alive, dropped) = oneshot::channel::<()>();
+        let (said, heard) = oneshot::channel::<()>();
         let work = async move {
             let _alive = alive;
             std::future::pending::<()>().await;
         };
-        let end = lease_broken(&v1::Lease::default());
-        jobs.start(JobId::Lease(7), Outbox(sender), end, work);
-        jobs.cancel(JobId::Lease(7));
+        jobs.start(JobId::Lease(7), 8, work, async move { said.send(()).expect("somebody waits") });
+        jobs.cancel(JobId::Lease(7), 9);
+        assert_eq!(jobs.running().collect::<Vec<_>>(), [(JobId::Lease(7), 8)], "of another epoch");
+        jobs.cancel(JobId::Lease(7), 8);
         jobs.reap().await;
         assert!(dropped.await.is_err(), "the future is gone");
-        assert!(receiver.recv().await.is_none());
+        assert!(heard.await.is_err(), "nothing is said");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_given_twice_runs_once() {
+        let mut jobs = Jobs::default();
+        jobs.start(JobId::Lease(7), 8, std::future::pending(), async {});
+        jobs.start(JobId::Lease(7), 8, async { panic!("a second time") }, async {});
+        assert_eq!(jobs.cancel_all(), [(JobId::Lease(7), 8)]);
+        assert!(jobs.is_empty());
     }
 }

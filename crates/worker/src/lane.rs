@@ -2,13 +2,19 @@
 //! saw an error or a cancellation is dropped, which is also what ends its build.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings};
+use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings, Trust};
+use tokio::time::Instant;
+
+/// Between tries to reach a daemon that restarts: doubled each time, up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Idle connections.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     address: DaemonAddress,
+    patience: Duration,
     idle: Mutex<Vec<Lane>>,
 }
 
@@ -23,14 +29,15 @@ pub(crate) struct Lane {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Steps whose inputs are valid.
-    Build { timeout_s: u32, max_silent_s: u32 },
+    Build { timeout_s: u32, max_silent_s: u32, max_log_bytes: u64 },
     /// Making paths valid that a substituter serves.
     Substitute,
 }
 
 impl Lanes {
-    pub(crate) fn new(address: DaemonAddress) -> Self {
-        Self { address, idle: Mutex::default() }
+    /// A daemon that restarts is waited for with this patience.
+    pub(crate) fn new(address: DaemonAddress, patience: Duration) -> Self {
+        Self { address, patience, idle: Mutex::default() }
     }
 
     /// A connection set to a purpose.
@@ -38,7 +45,7 @@ impl Lanes {
         if let Some(lane) = self.take_idle(purpose) {
             return Ok(lane);
         }
-        let mut daemon = Daemon::connect(&self.address).await?;
+        let mut daemon = connect(&self.address, self.patience).await?;
         let settings = settings(purpose, &daemon);
         daemon.set_options(&settings).await?;
         Ok(Lane { daemon, purpose })
@@ -61,13 +68,39 @@ impl Lanes {
     }
 }
 
+/// Connects to a daemon that may be restarting.
+pub(crate) async fn connect(address: &DaemonAddress, patience: Duration) -> Result<Daemon, DaemonError> {
+    let deadline = Instant::now() + patience;
+    let (mut wait, longest) = RETRY;
+    loop {
+        match Daemon::connect(address).await {
+            Err(error @ (DaemonError::Connect { .. } | DaemonError::HungUp { .. })) => {
+                if Instant::now() + wait > deadline {
+                    return Err(error);
+                }
+                tracing::debug!(%error, "waiting for the Nix daemon");
+            }
+            other => return other,
+        }
+        tokio::time::sleep(wait).await;
+        wait = longest.min(2 * wait);
+    }
+}
+
 fn settings(purpose: Purpose, daemon: &Daemon) -> Settings {
     match purpose {
         Purpose::Substitute => Settings::for_substituting(daemon.trust()),
-        Purpose::Build { timeout_s, max_silent_s } => Settings {
-            timeout_s: timeout_s.into(),
-            max_silent_s: max_silent_s.into(),
-            ..Settings::for_building(daemon.trust())
-        },
+        Purpose::Build { timeout_s, max_silent_s, max_log_bytes } => {
+            let mut settings = Settings {
+                timeout_s: timeout_s.into(),
+                max_silent_s: max_silent_s.into(),
+                ..Settings::for_building(daemon.trust())
+            };
+            if daemon.trust() == Trust::Trusted {
+                // Our own limit sees a line only when it ends: one without an end fills the daemon's memory.
+                settings.set("max-build-log-size", &max_log_bytes.to_string());
+            }
+            settings
+        }
     }
 }

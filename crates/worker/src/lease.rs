@@ -1,62 +1,80 @@
-//! Executes a lease: its steps in order, on one connection. A step's inputs are made valid first, by
-//! substitution; then the daemon builds, and its verdict goes back as it is. Dropping the future cancels.
+//! Executes a lease: its steps in order, on one connection. A step's inputs are made valid first; then the daemon builds, and what became of it is kept for the coordinator. Goes on while no session is
+//! open. Dropping the future cancels.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use fleet_nix::daemon::{BuildResult, BuildVerdict, DaemonError, Substitute, Trust, ignore};
+use fleet_nix::daemon::{BuildVerdict, DaemonError, Substitute};
 use fleet_nix::derivation::{BasicDerivation, DerivationError};
 use fleet_nix::store_path::{OutputName, StorePath, StorePathError};
-use fleet_nix::{DerivedPath, OutputSet};
 use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
 use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 
+use crate::attempt::{self, Made};
 use crate::context::Context;
+use crate::health;
 use crate::lane::{Lane, Purpose};
+use crate::orphans::{self, Traces};
+use crate::outcome::Outcome;
 use crate::step_log::StepLog;
+use crate::transfer::{self, Right, TransferError};
+use crate::witness::Witness;
 
+/// Why an attempt has no outputs.
 #[derive(Debug, Error)]
-enum StepError {
+pub(crate) enum StepError {
     #[error("the step has a bad store path")]
     Path(#[from] StorePathError),
     #[error("the step's derivation cannot be parsed")]
     Derivation(#[from] DerivationError),
     #[error("the Nix daemon failed")]
     Daemon(#[from] DaemonError),
-    #[error("input {path} is not valid here and cannot be substituted: {cause}")]
-    InputMissing { path: String, cause: String },
+    #[error(transparent)]
+    Transfer(TransferError),
+    #[error(
+        "this worker has no {0}: a step whose outputs float, or that a daemon builds which does not trust the worker, \
+         is built where it was evaluated"
+    )]
+    NoDerivation(StorePath),
     #[error("the Nix daemon gave no result")]
     NoResult,
     #[error("the Nix daemon does not say where output {0} is")]
     NoOutput(String),
+    #[error("its builder did not start within {0} s: does another process hold the lock of its output?")]
+    NotStarted(u64),
+    #[error("{0}")]
+    TimedOut(String),
+    #[error("its log is longer than {0} bytes")]
+    LogLimit(u64),
+    #[error("its outputs have {size} bytes, more than the {limit} that are allowed")]
+    TooBig { size: u64, limit: u64 },
+    #[error("the disk was full while it was built: its outputs are not to be trusted")]
+    Spoilt,
 }
 
-/// How an attempt ended.
-struct Outcome {
-    class: OutcomeClass,
-    message: String,
-    outputs: Vec<v1::BuiltOutput>,
+impl From<TransferError> for StepError {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Daemon(error) => Self::Daemon(error),
+            other => Self::Transfer(other),
+        }
+    }
 }
 
 /// Runs a lease to its end and reports each step.
 pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
     for work in &lease.steps {
         let started = Instant::now();
-        let outcome = match execute(&context, &lease, work).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let class = match &error {
-                    StepError::InputMissing { .. } => OutcomeClass::InputMissing,
-                    _ => OutcomeClass::Infrastructure,
-                };
-                let message = crate::context::failure("", &error).cause;
-                Outcome { class, message, outputs: Vec::new() }
-            }
-        };
+        let outcome = execute(&context, &lease, work).await;
+        if matches!(
+            outcome.class,
+            OutcomeClass::Infrastructure | OutcomeClass::DaemonGone | OutcomeClass::DiskFull
+        ) {
+            context.health.suspect();
+        }
         let reported = v1::StepReported {
             lease: lease.lease,
             epoch: lease.epoch,
@@ -66,164 +84,143 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             outputs: outcome.outputs,
         };
-        context.outbox.send(Message::StepReported(reported)).await;
+        context.spool.add(Message::StepReported(reported));
     }
-    let finished = v1::LeaseFinished { lease: lease.lease, epoch: lease.epoch };
-    context.outbox.send(Message::LeaseFinished(finished)).await;
+    context.spool.add(Message::LeaseFinished(v1::LeaseFinished { lease: lease.lease, epoch: lease.epoch }));
 }
 
-async fn execute(context: &Context, lease: &v1::Lease, work: &v1::StepWork) -> Result<Outcome, StepError> {
+async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork) -> Outcome {
+    let (drv, mut lane) = match begin(context, work).await {
+        Ok(begun) => begun,
+        Err(error) => return Outcome::of_error(&error, None),
+    };
+    let begun = v1::StepBegun { lease: lease.lease, epoch: lease.epoch, drv: work.drv.clone() };
+    context.spool.add(Message::StepBegun(begun));
+    let places = health::places(&context.config, &context.store_dir);
+    let mut witness = Witness::new(places, context.config.suspicious_free_bytes);
+    let log = Mutex::new(StepLog::new(context.clone(), lease, work));
+    let built = attempt::build(context, &mut lane, &drv, work, &log, &mut witness).await;
+    let mut log = log.into_inner().unwrap_or_else(PoisonError::into_inner);
+    log.flush();
+    let ended = match built {
+        Err(StepError::Daemon(DaemonError::Aborted)) if log.is_over_limit() => {
+            Err(StepError::LogLimit(work.max_log_bytes))
+        }
+        Ok(made) if made.verdict.is_success() => accept(context, lane, (lease, work), made, &witness).await,
+        Ok(made) => {
+            context.lanes.give_back(lane);
+            Ok(made)
+        }
+        Err(error) => {
+            // A connection that broke is closed; one on which the daemon only refused can be used again.
+            if matches!(&error, StepError::Daemon(error) if error.remote().is_some()) {
+                context.lanes.give_back(lane);
+            }
+            Err(error)
+        }
+    };
+    match ended {
+        Ok(made) => Outcome::of_made(made, &witness),
+        Err(error) => {
+            let mut outcome = Outcome::of_error(&error, Some(&witness));
+            if matches!(outcome.class, OutcomeClass::DaemonGone | OutcomeClass::TimedOut) {
+                context.lanes.forget_idle();
+                outcome.message.push_str(&end_orphans(context, &drv, work).await);
+            }
+            outcome
+        }
+    }
+}
+
+/// Roots and inputs first.
+async fn begin(context: &Context, work: &v1::StepWork) -> Result<(StorePath, Lane), StepError> {
     let drv: StorePath = work.drv.parse()?;
     let inputs = work.inputs.iter().map(|path| path.parse()).collect::<Result<BTreeSet<StorePath>, _>>()?;
     context.roots.hold(inputs.iter().chain([&drv])).await?;
-    let purpose = Purpose::Build { timeout_s: work.timeout_s, max_silent_s: work.max_silent_s };
+    let (timeout_s, max_silent_s) = (work.timeout_s, work.max_silent_s);
+    let purpose = Purpose::Build { timeout_s, max_silent_s, max_log_bytes: work.max_log_bytes };
     let mut lane = context.lanes.take(purpose).await?;
-    make_valid(context, &mut lane, &inputs).await?;
-    let begun = v1::StepBegun { lease: lease.lease, epoch: lease.epoch, drv: work.drv.clone() };
-    context.outbox.send(Message::StepBegun(begun)).await;
-    let mut log = StepLog::new(context.outbox.clone(), lease, work);
-    let built = build(context, &mut lane, &drv, work, &mut log).await;
-    let over_limit = log.is_over_limit();
-    log.finish().await;
-    match built {
-        Ok(outcome) => {
+    match make_valid(context, &mut lane, &inputs).await {
+        // The end of an idle connection shows only when it is used.
+        Err(StepError::Daemon(error)) if error.remote().is_none() => {
+            context.lanes.forget_idle();
+            lane = context.lanes.take(purpose).await?;
+            make_valid(context, &mut lane, &inputs).await?;
+        }
+        made => made?,
+    }
+    Ok((drv, lane))
+}
+
+/// Outputs are there: whether they may be reported. Where others need them, they are there as well before they are.
+async fn accept(
+    context: &Context,
+    mut lane: Lane,
+    (lease, work): (&v1::Lease, &v1::StepWork),
+    made: Made,
+    witness: &Witness,
+) -> Result<Made, StepError> {
+    let is_new = made.verdict == BuildVerdict::Built;
+    if is_new && witness.saw_full_disk() || !is_new && context.suspects.any(made.outputs.values()) {
+        context.suspects.add(made.outputs.values());
+        // Its process holds roots of what it built.
+        drop(lane);
+        discard(context, &made.outputs).await;
+        return Err(StepError::Spoilt);
+    }
+    context.suspects.clear(made.outputs.values());
+    context.roots.hold(made.outputs.values()).await?;
+    if work.max_output_bytes > 0 {
+        let (size, limit) = (attempt::size(&mut lane, &made).await?, work.max_output_bytes);
+        if size > limit {
             context.lanes.give_back(lane);
-            Ok(outcome)
+            return Err(StepError::TooBig { size, limit });
         }
-        Err(StepError::Daemon(DaemonError::Aborted)) if over_limit => Ok(Outcome {
-            class: OutcomeClass::LogLimit,
-            message: format!("its log is longer than {} bytes", work.max_log_bytes),
-            outputs: Vec::new(),
-        }),
-        Err(StepError::Daemon(error)) if error.remote().is_some() => {
-            let class = class(BuildVerdict::of_error(&error));
-            Ok(Outcome { class, message: error.to_string(), outputs: Vec::new() })
-        }
-        Err(other) => {
-            if matches!(other, StepError::Daemon(_)) {
-                context.lanes.forget_idle();
-            }
-            Err(other)
-        }
+    }
+    context.lanes.give_back(lane);
+    if context.relays() {
+        let right = Right::Lease { lease: lease.lease, epoch: lease.epoch };
+        transfer::publish(context, &made.outputs.values().cloned().collect(), right).await?;
+    }
+    Ok(made)
+}
+
+/// Takes outputs out of the store, where nothing holds them.
+async fn discard(context: &Context, outputs: &BTreeMap<OutputName, StorePath>) {
+    let deleted = async {
+        let mut lane = context.lanes.take(Purpose::Substitute).await?;
+        lane.daemon.delete_paths(&outputs.values().cloned().collect()).await?;
+        context.lanes.give_back(lane);
+        Ok::<(), DaemonError>(())
+    };
+    if let Err(error) = deleted.await {
+        tracing::warn!(%error, "outputs that a full disk may have spoilt cannot be deleted: they are not used");
     }
 }
 
-/// Substitutes those of `inputs` that are absent.
+async fn end_orphans(context: &Context, drv: &StorePath, work: &v1::StepWork) -> String {
+    let name = drv.derivation_name().unwrap_or(drv.name());
+    let basic = BasicDerivation::parse(&context.store_dir, name, &work.basic_derivation).ok();
+    let names: Vec<OutputName> = work.output_names.iter().filter_map(|name| name.parse().ok()).collect();
+    let outputs = basic.iter().flat_map(|basic| names.iter().filter_map(|name| basic.output_path(name)));
+    let traces = Traces::of(&context.config.daemon, &context.store_dir, drv, outputs);
+    let ended = orphans::end(&traces).await;
+    let text = ended.text();
+    if !text.is_empty() {
+        tracing::warn!(drv = %drv, "a Nix daemon died while it built{text}");
+    }
+    text
+}
+
+/// Has those of `inputs` brought that are absent.
 async fn make_valid(
     context: &Context,
     lane: &mut Lane,
     inputs: &BTreeSet<StorePath>,
 ) -> Result<(), StepError> {
     let valid = lane.daemon.query_valid_paths(inputs, Substitute::No).await?;
-    let absent: Vec<_> = inputs.difference(&valid).cloned().map(DerivedPath::Opaque).collect();
-    if absent.is_empty() {
-        return Ok(());
+    if valid.len() < inputs.len() {
+        transfer::make_valid(context, inputs).await?;
     }
-    let mut substituter = context.lanes.take(Purpose::Substitute).await?;
-    let results = substituter.daemon.build_paths_with_results(&absent, &mut ignore).await?;
-    context.lanes.give_back(substituter);
-    match results.into_iter().find(|(_, result)| !result.status.is_success()) {
-        Some((path, result)) => {
-            let (DerivedPath::Opaque(path) | DerivedPath::Built { drv: path, .. }) = path;
-            let path = context.store_dir.print(&path);
-            Err(StepError::InputMissing { path, cause: result.error_message })
-        }
-        None => Ok(()),
-    }
-}
-
-async fn build(
-    context: &Context,
-    lane: &mut Lane,
-    drv: &StorePath,
-    work: &v1::StepWork,
-    log: &mut StepLog,
-) -> Result<Outcome, StepError> {
-    let mut result = None;
-    let basic = match &*work.basic_derivation {
-        [] => None,
-        bytes => {
-            let name = drv.derivation_name().unwrap_or(drv.name());
-            Some(BasicDerivation::parse(&context.store_dir, name, bytes)?)
-        }
-    };
-    if let Some(basic) = &basic
-        && context.trust != Trust::NotTrusted
-    {
-        let built = lane.daemon.build_derivation(drv, basic, &mut |event| log.observe(event)).await;
-        result = match built {
-            Err(error) if BuildVerdict::of_error(&error) == BuildVerdict::NotTrusted => None,
-            other => Some(other?),
-        };
-    }
-    let result = match result {
-        Some(result) => result,
-        None => build_from_store(lane, drv, log).await?,
-    };
-    let verdict = BuildVerdict::of_result(result.status, &result.error_message);
-    let built = result.built_outputs;
-    let built =
-        if verdict.is_success() { outputs(lane, drv, work, basic.as_ref(), built).await? } else { built };
-    context.roots.hold(built.values()).await?;
-    let outputs = built
-        .iter()
-        .map(|(name, path)| v1::BuiltOutput { name: name.to_string(), path: path.to_string() })
-        .collect();
-    Ok(Outcome { class: class(verdict), outputs, message: result.error_message })
-}
-
-/// Where all outputs are. Some daemons leave them out of their results: then the derivation says it, or, for
-/// those that float, the store.
-async fn outputs(
-    lane: &mut Lane,
-    drv: &StorePath,
-    work: &v1::StepWork,
-    basic: Option<&BasicDerivation>,
-    mut built: BTreeMap<OutputName, StorePath>,
-) -> Result<BTreeMap<OutputName, StorePath>, StepError> {
-    let wanted = work.output_names.iter().map(|name| name.parse()).collect::<Result<Vec<OutputName>, _>>()?;
-    let fixed = basic.iter().flat_map(|basic| wanted.iter().map(|name| (name, basic.output_path(name))));
-    for (name, path) in fixed {
-        if let Some(path) = path {
-            built.entry(name.clone()).or_insert_with(|| path.clone());
-        }
-    }
-    if wanted.iter().all(|name| built.contains_key(name)) {
-        return Ok(built);
-    }
-    let mut known = lane.daemon.query_derivation_output_map(drv).await?;
-    for name in wanted {
-        if let Entry::Vacant(absent) = built.entry(name) {
-            let path = known.remove(absent.key()).flatten();
-            let path = path.ok_or_else(|| StepError::NoOutput(absent.key().to_string()))?;
-            absent.insert(path);
-        }
-    }
-    Ok(built)
-}
-
-/// A daemon that does not trust us builds only what it can check: the .drv in its own store.
-async fn build_from_store(
-    lane: &mut Lane,
-    drv: &StorePath,
-    log: &mut StepLog,
-) -> Result<BuildResult, StepError> {
-    let goal = DerivedPath::Built { drv: drv.clone(), outputs: OutputSet::All };
-    let results = lane.daemon.build_paths_with_results(&[goal], &mut |event| log.observe(event)).await?;
-    results.into_iter().next().map(|(_, result)| result).ok_or(StepError::NoResult)
-}
-
-fn class(verdict: BuildVerdict) -> OutcomeClass {
-    match verdict {
-        BuildVerdict::Built | BuildVerdict::Substituted => OutcomeClass::Built,
-        BuildVerdict::AlreadyValid => OutcomeClass::AlreadyValid,
-        BuildVerdict::BuildFailed => OutcomeClass::BuildFailed,
-        BuildVerdict::TimedOut => OutcomeClass::TimedOut,
-        BuildVerdict::LogLimit => OutcomeClass::LogLimit,
-        BuildVerdict::OutputRejected => OutcomeClass::OutputRejected,
-        BuildVerdict::Transient => OutcomeClass::Transient,
-        BuildVerdict::Infrastructure | BuildVerdict::Cancelled => OutcomeClass::Infrastructure,
-        BuildVerdict::Placement | BuildVerdict::NotTrusted => OutcomeClass::Placement,
-        BuildVerdict::InputMissing => OutcomeClass::InputMissing,
-    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fleet_nix::daemon::DaemonAddress;
-use fleet_worker::{Config, Worker};
+use fleet_worker::{Config, Stop, Worker};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -54,7 +54,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     config.slots = args.slots.unwrap_or(config.slots);
     config.eval_slots = args.eval_slots.unwrap_or(config.eval_slots);
     let worker = Worker::prepare(config).await?;
-    let stop = fleet_telemetry::stop_on_signal()?;
+    let stop = Stop { drain: fleet_telemetry::stop_on_signal()?, ..Stop::default() };
     let channel = connect(args.coordinator).await?;
     tracing::info!("working");
     worker.run(channel, stop).await?;

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use fleet_nix::daemon::{Daemon, DaemonError, Substitute, ignore};
+use fleet_nix::PathInfo;
+use fleet_nix::daemon::{Daemon, DaemonError, Substitute};
 use fleet_nix::store_path::{StorePath, StorePathError};
-use fleet_nix::{DerivedPath, PathInfo};
 use fleet_wire::v1;
 use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 
-use crate::context::{Context, failure};
+use crate::context::{Context, Outbox, failure};
 use crate::lane::Purpose;
+use crate::transfer::{self, TransferError};
 
 /// Path infos in one message.
 const INFOS_PER_MESSAGE: usize = 256;
@@ -26,15 +27,15 @@ enum RealiseError {
     Path(#[from] StorePathError),
     #[error("the Nix daemon failed")]
     Daemon(#[from] DaemonError),
-    #[error("{path} is not valid and cannot be substituted: {cause}")]
-    NotValid { path: String, cause: String },
+    #[error("the toplevel is not here and cannot be brought")]
+    Transfer(#[from] TransferError),
     #[error("{0} is referred to but not valid: the store is damaged; `nix store verify --all` says where")]
     Dangling(String),
 }
 
 /// Runs a realise job to its end and reports it.
-pub(crate) async fn run(context: Arc<Context>, job: v1::Realise) {
-    let realised = realise(&context, &job).await;
+pub(crate) async fn run(context: Arc<Context>, outbox: Outbox, job: v1::Realise) {
+    let realised = realise(&context, &outbox, &job).await;
     if let Err(RealiseError::Daemon(error)) = &realised
         && error.remote().is_none()
     {
@@ -42,27 +43,20 @@ pub(crate) async fn run(context: Arc<Context>, job: v1::Realise) {
     }
     let failure = realised.err().map(|error| failure("infrastructure", &error));
     let done = v1::PathsRealised { job: job.job, epoch: job.epoch, infos: Vec::new(), done: true, failure };
-    context.outbox.send(Message::PathsRealised(done)).await;
+    outbox.send(Message::PathsRealised(done)).await;
 }
 
-async fn realise(context: &Context, job: &v1::Realise) -> Result<(), RealiseError> {
+async fn realise(context: &Context, outbox: &Outbox, job: &v1::Realise) -> Result<(), RealiseError> {
     let path: StorePath = job.path.parse()?;
     context.roots.hold([&path]).await?;
     let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let wanted = std::iter::once(path.clone()).collect();
     if lane.daemon.query_valid_paths(&wanted, Substitute::No).await?.is_empty() {
-        let goal = [DerivedPath::Opaque(path.clone())];
-        let results = lane.daemon.build_paths_with_results(&goal, &mut ignore).await?;
-        if let Some((_, result)) = results.into_iter().find(|(_, result)| !result.status.is_success()) {
-            return Err(RealiseError::NotValid {
-                path: context.store_dir.print(&path),
-                cause: result.error_message,
-            });
-        }
+        transfer::make_valid(context, &wanted).await?;
     }
     if job.closure {
         for info in closure(context, &mut lane.daemon, &path).await?.chunks(INFOS_PER_MESSAGE) {
-            tell(context, job, info).await;
+            tell(context, outbox, job, info).await;
         }
     }
     context.lanes.give_back(lane);
@@ -98,7 +92,7 @@ async fn closure(
 }
 
 /// Sends those of `infos` that the run has not been told.
-async fn tell(context: &Context, job: &v1::Realise, infos: &[Arc<PathInfo>]) {
+async fn tell(context: &Context, outbox: &Outbox, job: &v1::Realise, infos: &[Arc<PathInfo>]) {
     let fresh: Vec<_> = {
         let mut runs = context.told.lock().await;
         if runs.len() >= MAX_RUNS && !runs.contains_key(&job.run) {
@@ -110,7 +104,7 @@ async fn tell(context: &Context, job: &v1::Realise, infos: &[Arc<PathInfo>]) {
     if !fresh.is_empty() {
         let message =
             v1::PathsRealised { job: job.job, epoch: job.epoch, infos: fresh, done: false, failure: None };
-        context.outbox.send(Message::PathsRealised(message)).await;
+        outbox.send(Message::PathsRealised(message)).await;
     }
 }
 

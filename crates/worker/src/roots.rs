@@ -1,17 +1,21 @@
-//! Temp roots of everything a session touches, on one connection that lives as long as the session. Without
+//! Temp roots of everything a worker touches, on one connection that lives as long as the worker. Without
 //! them a garbage collection could take inputs and results between two jobs. A connection that was lost, or cut
 //! by a cancelled job, is made again with all it held.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
 use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError};
 use fleet_nix::store_path::StorePath;
 use tokio::sync::Mutex;
 
+use crate::lane;
+
 /// Roots held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Roots {
     address: DaemonAddress,
+    patience: Duration,
     held: Mutex<Held>,
 }
 
@@ -23,9 +27,9 @@ struct Held {
 
 impl Roots {
     /// Holds nothing yet.
-    pub(crate) async fn connect(address: DaemonAddress) -> Result<Self, DaemonError> {
+    pub(crate) async fn connect(address: DaemonAddress, patience: Duration) -> Result<Self, DaemonError> {
         let daemon = Daemon::connect(&address).await?;
-        Ok(Self { address, held: Mutex::new(Held { daemon, paths: HashSet::new() }) })
+        Ok(Self { address, patience, held: Mutex::new(Held { daemon, paths: HashSet::new() }) })
     }
 
     /// Protects `paths` from now on; whether they are valid is to be asked afterwards.
@@ -43,7 +47,7 @@ impl Roots {
                 Err(error) => tracing::warn!(%error, "the connection that holds roots broke: making another"),
             }
         }
-        let mut daemon = Daemon::connect(&self.address).await?;
+        let mut daemon = lane::connect(&self.address, self.patience).await?;
         daemon.add_temp_roots(held.paths.iter().chain(&fresh)).await?;
         held.daemon = daemon;
         held.paths.extend(fresh);

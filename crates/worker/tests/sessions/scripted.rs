@@ -1,6 +1,7 @@
 //! A coordinator that says exactly what a test tells it, and steps of a real daemon's store for it to lease.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use fleet_nix::derivation::Derivation;
 use fleet_nix::nar_dump::dump_path;
 use fleet_nix::store_path::{StoreDir, StorePath};
 use fleet_store::{Digest, cut, seal_frame};
-use fleet_testkit::NixDaemon;
+use fleet_testkit::{DaemonOptions, NixDaemon};
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::worker_message::Message as FromWorker;
-use fleet_worker::{Config, Worker, WorkerError};
+use fleet_worker::{Config, Stop, Worker, WorkerError};
 use futures::Stream;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -37,34 +38,91 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 /// One worker at a real daemon, and this end of its session.
 pub(crate) struct Driven {
     pub(crate) hello: v1::Hello,
+    /// The number of the message heard last.
+    pub(crate) sequence: u64,
     outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
     inbound: Streaming<v1::WorkerMessage>,
+    sessions: mpsc::Receiver<Opened>,
     worker: JoinHandle<Result<(), WorkerError>>,
-    stop: CancellationToken,
+    pub(crate) stop: Stop,
     leases: u64,
     _server: DropGuard,
 }
 
+/// What a worker of tests is set to.
+pub(crate) fn config(daemon: &NixDaemon) -> Config {
+    let address = DaemonAddress::from_store_uri(&daemon.store_uri()).expect("a daemon's address");
+    let mut config = Config::new("w".to_owned(), daemon.scratch().join("cache"), address);
+    config.state_dir = Some(daemon.scratch().join("worker"));
+    config.nix = daemon.nix_bin();
+    (config.slots, config.eval_slots) = (2, 1);
+    // Tests' stores stand on small disks.
+    config.min_free_bytes = 0;
+    config.daemon_patience = Duration::from_millis(500);
+    config
+}
+
+/// Beats quickly enough for tests; leases outlast any of them.
+pub(crate) fn welcome() -> v1::Welcome {
+    v1::Welcome { epoch: 1, heartbeat_ms: 1000, away_ms: 600_000, ..v1::Welcome::default() }
+}
+
 impl Driven {
     pub(crate) async fn start(daemon: &NixDaemon, sources: &[&Packed]) -> Self {
-        let address = DaemonAddress::from_store_uri(&daemon.store_uri()).expect("a daemon's address");
-        let mut config = Config::new("w".to_owned(), daemon.scratch().join("cache"), address);
-        config.nix = daemon.nix_bin();
-        (config.slots, config.eval_slots) = (2, 1);
-        let socket = daemon.scratch().join("c");
+        Self::start_as(daemon, sources, config(daemon)).await
+    }
+
+    /// Starts a worker and welcomes it.
+    pub(crate) async fn start_as(daemon: &NixDaemon, sources: &[&Packed], config: Config) -> Self {
+        Self::start_on(&daemon.scratch().join("c"), sources, config).await
+    }
+
+    /// The same, with the coordinator's socket named.
+    pub(crate) async fn start_on(socket: &Path, sources: &[&Packed], config: Config) -> Self {
         let server = CancellationToken::new();
-        let mut sessions = serve(&socket, sources, server.clone());
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://scripted").connect_with_connector_lazy(connector);
+        let mut sessions = serve(socket, sources, server.clone());
+        let channel = channel_to(socket);
         let prepared = within(Worker::prepare(config)).await.expect("the worker finds its daemon");
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let worker = tokio::spawn(prepared.run(channel, stop.clone()));
         let (hello, inbound, outbox) = within(sessions.recv()).await.expect("a session");
-        let outbox = Some(outbox);
-        Self { hello, outbox, inbound, worker, stop, leases: 0, _server: server.drop_guard() }
+        let (outbox, _server) = (Some(outbox), server.drop_guard());
+        let driven = Self { hello, sequence: 0, outbox, inbound, sessions, worker, stop, leases: 0, _server };
+        driven.say(Message::Welcome(welcome())).await;
+        driven
+    }
+
+    /// Ends the session with a status, as a coordinator that has a reason.
+    pub(crate) async fn end(&mut self, status: Status) {
+        let outbox = self.outbox.take().expect("an open session");
+        within(outbox.send(Err(status))).await.expect("the worker listens");
+    }
+
+    /// Waits for the worker's next session, and welcomes it.
+    pub(crate) async fn meet(&mut self, welcome: v1::Welcome) {
+        self.knock().await;
+        self.say(Message::Welcome(welcome)).await;
+    }
+
+    /// Waits for the worker's next session, and says nothing.
+    pub(crate) async fn knock(&mut self) {
+        let (hello, inbound, outbox) = within(self.sessions.recv()).await.expect("a session");
+        (self.hello, self.inbound, self.outbox) = (hello, inbound, Some(outbox));
+    }
+
+    /// Whether the worker has come back.
+    pub(crate) fn has_knocked(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
+    /// Leases that the worker said it holds.
+    pub(crate) fn holds(&self) -> Vec<u64> {
+        self.hello.holds.iter().map(|held| held.lease).collect()
+    }
+
+    /// Everything heard so far is safe.
+    pub(crate) async fn acknowledge(&self) {
+        self.say(Message::Acknowledged(v1::Acknowledged { through: self.sequence })).await;
     }
 
     pub(crate) async fn say(&self, message: Message) {
@@ -76,13 +134,27 @@ impl Driven {
     /// The next message, heartbeats and phases left out.
     pub(crate) async fn hear(&mut self) -> FromWorker {
         loop {
-            let heard =
-                within(self.inbound.message()).await.expect("the session goes on").expect("a message");
-            match heard.message.expect("a message") {
+            match self.hear_any().await {
                 FromWorker::Heartbeat(_) | FromWorker::StepPhased(_) => {}
                 message => return message,
             }
         }
+    }
+
+    /// The next heartbeat that is as wanted.
+    pub(crate) async fn beat(&mut self, wanted: impl Fn(&v1::Heartbeat) -> bool) -> v1::Heartbeat {
+        loop {
+            match self.hear_any().await {
+                FromWorker::Heartbeat(beat) if wanted(&beat) => return beat,
+                _ => {}
+            }
+        }
+    }
+
+    async fn hear_any(&mut self) -> FromWorker {
+        let heard = within(self.inbound.message()).await.expect("the session goes on").expect("a message");
+        self.sequence = self.sequence.max(heard.sequence);
+        heard.message.expect("a message")
     }
 
     /// Leases one step and gives the lease's number.
@@ -96,6 +168,11 @@ impl Driven {
     /// Leases one step and hears all of it.
     pub(crate) async fn build(&mut self, work: &v1::StepWork) -> Built {
         let lease = self.lease(work).await;
+        self.hear_lease(lease).await
+    }
+
+    /// Hears a lease to its end.
+    pub(crate) async fn hear_lease(&mut self, lease: u64) -> Built {
         let (mut log, mut begun, mut report) = (Vec::new(), false, None);
         loop {
             match self.hear().await {
@@ -161,7 +238,7 @@ impl Driven {
     }
 
     pub(crate) fn stop(&self) {
-        self.stop.cancel();
+        self.stop.at_once.cancel();
     }
 
     /// Closes the coordinator's half without a word.
@@ -264,8 +341,18 @@ impl Packed {
 
 type Opened = (v1::Hello, Streaming<v1::WorkerMessage>, mpsc::Sender<Result<v1::CoordinatorMessage, Status>>);
 
-fn serve(socket: &std::path::Path, sources: &[&Packed], stop: CancellationToken) -> mpsc::Receiver<Opened> {
-    let (sender, sessions) = mpsc::channel(4);
+/// A channel that dials whenever it has to.
+pub(crate) fn channel_to(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://scripted").connect_with_connector_lazy(connector)
+}
+
+pub(crate) fn serve(socket: &Path, sources: &[&Packed], stop: CancellationToken) -> mpsc::Receiver<Opened> {
+    let (sender, sessions) = mpsc::channel(64);
     let listener = UnixListener::bind(socket).expect("binds");
     let chunks = sources.iter().flat_map(|packed| packed.chunks.iter().cloned()).collect();
     let server = Server::builder()
@@ -325,4 +412,35 @@ impl v1::chunks_server::Chunks for Chunks {
         });
         Ok(Response::new(Box::pin(futures::stream::iter(found))))
     }
+}
+
+/// Builders that wait until the test lets them go on.
+pub(crate) struct Gate(tempfile::TempDir);
+
+impl Gate {
+    /// A daemon whose builders see the gate.
+    pub(crate) fn daemon() -> (NixDaemon, Self) {
+        let gate = Self(fleet_testkit::short_temp_dir());
+        let sandbox_paths = format!("/gate={}", gate.0.path().display());
+        let settings = vec![("extra-sandbox-paths".to_owned(), sandbox_paths)];
+        (NixDaemon::start(&DaemonOptions { settings, ..DaemonOptions::default() }), gate)
+    }
+
+    /// A step that says `started` and waits; then says `over` and succeeds.
+    pub(crate) fn step(&self, daemon: &NixDaemon, name: &str) -> v1::StepWork {
+        let body = "echo before; echo started > /journal; \
+                    while ! [ -e /gate/open ]; do read -t 1 x <&2; done; \
+                    echo after; echo over > /journal; echo made > $out";
+        step(daemon, &script(name, body))
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(self.0.path().join("open"), "").expect("writes");
+    }
+}
+
+/// Waits until a builder says that it runs.
+pub(crate) async fn started(daemon: &NixDaemon) {
+    let wait = || daemon.journal().wait_for(PATIENCE, |line| line == "started");
+    assert!(tokio::task::block_in_place(wait).is_some(), "the builder runs");
 }

@@ -1,0 +1,181 @@
+//! Builders whose daemon died. Nobody waits for them any more, but they go on, and the next attempt at their step would
+//! run beside them: they are found by what they were given for their step, and ended where this worker may do that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use fleet_nix::daemon::DaemonAddress;
+use fleet_nix::store_path::{StoreDir, StorePath};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+/// How long processes may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
+/// Parents followed upwards.
+const MAX_DEPTH: usize = 64;
+
+/// What a builder is known by.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    /// The directory that the sandbox is mounted from, as far as file systems agree on its name.
+    sandbox: String,
+    /// Values in the environment of one without a sandbox.
+    outputs: Vec<String>,
+}
+
+/// What became of them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// There were none.
+    None,
+    /// So many.
+    All(usize),
+    /// These go on.
+    NotThese(Vec<i32>),
+    /// This user cannot see them.
+    Unknown,
+}
+
+impl Traces {
+    pub(crate) fn of<'o>(
+        address: &DaemonAddress,
+        store: &StoreDir,
+        drv: &StorePath,
+        outputs: impl Iterator<Item = &'o StorePath>,
+    ) -> Self {
+        let sandbox = address.physical(store, drv);
+        // A mount names its source from the root of its file system, wherever that is mounted.
+        let components: Vec<_> = sandbox.iter().map(|part| part.to_string_lossy()).collect();
+        let known = 3 + if address.root.is_some() { 2 } else { 0 };
+        let tail = components[components.len().saturating_sub(known)..].join("/");
+        let outputs = match address.root {
+            // Other stores below other roots have the same names in them.
+            Some(_) => Vec::new(),
+            None => outputs.map(|output| format!("={}\0", store.print(output))).collect(),
+        };
+        Self { sandbox: format!("{tail}.chroot"), outputs }
+    }
+
+    fn are_of(&self, process: &Path) -> bool {
+        let read = |file| fs::read(process.join(file)).unwrap_or_default();
+        if contains(&read("mountinfo"), self.sandbox.as_bytes()) {
+            return true;
+        }
+        let environment = read("environ");
+        contains(&environment, b"NIX_BUILD_TOP=")
+            && self.outputs.iter().any(|output| contains(&environment, output.as_bytes()))
+    }
+}
+
+/// Ends the builders of a step that no daemon looks after.
+pub(crate) async fn end(traces: &Traces) -> Ended {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let (mut ended, mut refused) = (0, Vec::new());
+    loop {
+        let orphans = find(traces);
+        if orphans.is_empty() {
+            return match ended {
+                0 if !geteuid().is_root() => Ended::Unknown,
+                0 => Ended::None,
+                number => Ended::All(number),
+            };
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Ended::NotThese(orphans);
+        }
+        for orphan in orphans.into_iter().filter(|orphan| !refused.contains(orphan)).collect::<Vec<_>>() {
+            match Pid::from_raw(orphan).map(|pid| kill_process(pid, Signal::KILL)) {
+                Some(Err(Errno::PERM)) => refused.push(orphan),
+                _ => ended += 1,
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Ended {
+    /// For the report; nothing where nothing was to be done.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::All(number) => format!(" (its builder went on without it: {number} processes were ended)"),
+            Self::NotThese(pids) => format!(
+                " (its builder goes on without it, and this worker may not end it: processes {pids:?} on this machine)"
+            ),
+            Self::Unknown => {
+                " (whether its builder goes on without it cannot be seen by this user)".to_owned()
+            }
+        }
+    }
+}
+
+/// Builders of the step without a daemon above them.
+fn find(traces: &Traces) -> Vec<i32> {
+    let processes = processes();
+    let ours = i32::try_from(std::process::id()).unwrap_or_default();
+    let pids = processes.keys().copied().filter(|pid| *pid != ours);
+    let builders = pids.filter(|pid| traces.are_of(&Path::new("/proc").join(pid.to_string())));
+    builders.filter(|pid| !is_looked_after(*pid, &processes)).collect()
+}
+
+#[derive(Debug)]
+struct Process {
+    parent: i32,
+    is_daemon: bool,
+}
+
+fn is_looked_after(pid: i32, processes: &BTreeMap<i32, Process>) -> bool {
+    let parent_of = |pid: &i32| processes.get(pid).map(|process| process.parent);
+    let ancestors = std::iter::successors(parent_of(&pid), parent_of).take(MAX_DEPTH);
+    ancestors.into_iter().any(|ancestor| processes.get(&ancestor).is_some_and(|process| process.is_daemon))
+}
+
+/// All living ones; none where there is no /proc.
+fn processes() -> BTreeMap<i32, Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, process(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect()
+}
+
+/// From /proc/PID/stat; none for one that has ended.
+fn process(stat: &str) -> Option<Process> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    let mut fields = after.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let is_daemon = name.starts_with("nix-daemon") || name.starts_with("lix");
+    (!matches!(state, "Z" | "X")).then_some(Process { parent, is_daemon })
+}
+
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    text.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_below_a_daemon_is_left_to_it() {
+        let stat =
+            |name: &str, parent: i32| process(&format!("7 ({name}) S {parent} 7 7 0 -1")).expect("alive");
+        let mut processes = BTreeMap::from([
+            (1, stat("init", 0)),
+            (2, stat("nix-daemon", 1)),
+            (3, stat("nix-daemon", 2)),
+            (4, stat("sh) (", 3)),
+            (5, stat("make", 4)),
+        ]);
+        assert!(is_looked_after(5, &processes));
+        processes.insert(4, stat("sh", 1));
+        assert!(!is_looked_after(5, &processes) && !is_looked_after(4, &processes));
+        assert!(process("7 (sh) Z 1 7").is_none());
+        processes.insert(8, stat("its own parent", 8));
+        assert!(!is_looked_after(8, &processes), "and it ends");
+    }
+}

@@ -1,0 +1,235 @@
+//! A worker from its start to its end: it finds the daemon, then works for one coordinator, session after session.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fleet_nix::daemon::{Daemon, DaemonError, Trust};
+use fleet_nix::proxy::{LocalImports, ProxyConfig, ProxyError, StoreProxy};
+use fleet_wire::v1;
+use thiserror::Error;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::agent::{Agent, Over, Sessions, Stop};
+use crate::backoff::{self, Backoff};
+use crate::capabilities::{self, Capabilities, CapabilitiesError};
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::context::Context;
+use crate::health::Health;
+use crate::lane::Lanes;
+use crate::machine;
+use crate::planner::Planner;
+use crate::presence::Presence;
+use crate::refusal::{Pace, Refusal};
+use crate::roots::Roots;
+use crate::session::{self, End, Stream};
+use crate::spool::{Spool, SpoolError};
+use crate::suspects::Suspects;
+use crate::transfer::Transfer;
+
+/// The protocol revision spoken here.
+const PROTOCOL: u32 = 2;
+
+/// Why a worker cannot work.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The daemon cannot be used.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// What it can build for is not known.
+    #[error(transparent)]
+    Capabilities(#[from] CapabilitiesError),
+    /// A directory cannot be made.
+    #[error("cannot create {path}")]
+    Directory {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store proxy cannot start.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// What an earlier start kept cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The session with the coordinator broke.
+    #[error("the session with the coordinator ended")]
+    Session(#[source] Box<tonic::Status>),
+    /// The coordinator closed the session without saying why.
+    #[error("the coordinator closed the session")]
+    Closed,
+}
+
+/// A worker that has found its daemon.
+#[derive(Debug)]
+pub struct Worker {
+    config: Config,
+    hello: v1::Hello,
+    proxy: StoreProxy,
+    runtime_dir: tempfile::TempDir,
+    spool: Spool,
+}
+
+impl Worker {
+    /// Finds the daemon and what it can do, and starts the store proxy.
+    pub async fn prepare(mut config: Config) -> Result<Self, WorkerError> {
+        let directory = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| WorkerError::Directory { path, source }
+        };
+        tokio::fs::create_dir_all(&config.cache_dir).await.map_err(directory(&config.cache_dir))?;
+        let boot_id = machine::boot_id();
+        let spool = match &config.state_dir {
+            Some(state) => Spool::open(&state.join("spool"), &boot_id, config.spool_bytes)?,
+            None => Spool::until_sent(),
+        };
+        let daemon = Daemon::connect(&config.daemon).await?;
+        config.nix = capabilities::locate(&config.nix)?;
+        let capabilities = capabilities::ask(&config.nix).await?;
+        config.build_dir.get_or_insert_with(|| capabilities.build_dir());
+        let temporary = std::env::temp_dir();
+        let runtime_dir =
+            tempfile::Builder::new().prefix("fleet-").tempdir().map_err(directory(&temporary))?;
+        let listen = runtime_dir.path().join("proxy").join("socket");
+        let proxy_config = ProxyConfig::new(listen, config.daemon.clone(), config.imports);
+        let imports = Arc::new(LocalImports::new(config.daemon.clone()));
+        let proxy = StoreProxy::start(proxy_config, imports).await?;
+        let hello = hello(&config, &capabilities, &daemon, boot_id);
+        Ok(Self { config, hello, proxy, runtime_dir, spool })
+    }
+
+    /// Works for the coordinator at `channel`, which connects again by itself, until `stop` or the coordinator ends it.
+    /// Whatever else ends a session, another is opened.
+    pub async fn run(self, channel: Channel, stop: Stop) -> Result<(), WorkerError> {
+        let hello = self.hello.clone();
+        let mut agent = Agent::new(Arc::new(self.context(channel).await?), Sessions::Many, stop);
+        let mut backoff = Backoff::default();
+        let context = agent.context.clone();
+        loop {
+            let hello = v1::Hello { holds: agent.holds(), ..hello.clone() };
+            let opened = Moment::now();
+            let end = match agent.meanwhile(session::open(&context, hello)).await {
+                Err(Over) => return Ok(()),
+                Ok(Ok(stream)) => {
+                    tracing::info!("the session is open");
+                    stream.serve(&mut agent).await
+                }
+                Ok(Err(status)) => {
+                    agent.left();
+                    End::Broken(status)
+                }
+            };
+            let wait = match end {
+                End::Over => return Ok(()),
+                End::Shutdown => {
+                    agent.abandon();
+                    return Ok(());
+                }
+                End::Paused => {
+                    tracing::warn!("this worker stood still: asking the coordinator what is still ours");
+                    continue;
+                }
+                End::Closed => {
+                    tracing::warn!("the coordinator closed the session");
+                    backoff.ended_after(opened.elapsed());
+                    backoff.wait(backoff::random())
+                }
+                End::Broken(status) => {
+                    let refusal = Refusal::of(&status);
+                    refusal.tell();
+                    backoff.ended_after(opened.elapsed());
+                    match refusal.pace {
+                        Pace::Soon => backoff.wait(backoff::random()),
+                        Pace::Slowly => backoff::slowly(backoff::random()),
+                    }
+                }
+            };
+            tracing::debug!(wait_ms = wait.as_millis(), "waiting before the next session");
+            if agent.meanwhile(tokio::time::sleep(wait)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Opens a session that has no successor. When it is open, the coordinator counts on this worker.
+    pub async fn join(self, channel: Channel) -> Result<Session, WorkerError> {
+        let hello = self.hello.clone();
+        let context = Arc::new(self.context(channel).await?);
+        let stream = session::open(&context, hello).await.map_err(WorkerError::Session)?;
+        Ok(Session { context, stream })
+    }
+
+    async fn context(self, coordinator: Channel) -> Result<Context, WorkerError> {
+        let address = self.config.daemon.clone();
+        let daemon = Daemon::connect(&address).await?;
+        let (trust, store_dir) = (daemon.trust(), daemon.store_dir().clone());
+        let planner = Planner::new(address.clone(), daemon, store_dir.clone()).await?;
+        Ok(Context {
+            health: Health::watch(&self.config, &store_dir),
+            store_dir,
+            trust,
+            proxy: self.proxy,
+            roots: Roots::connect(address.clone(), self.config.daemon_patience).await?,
+            lanes: Lanes::new(address, self.config.daemon_patience),
+            planner: Mutex::new(planner),
+            infos: Mutex::default(),
+            told: Mutex::default(),
+            spool: self.spool,
+            presence: Presence::new(),
+            suspects: Suspects::default(),
+            transfer: Transfer::new(coordinator.clone()),
+            coordinator,
+            config: self.config,
+            runtime_dir: self.runtime_dir,
+        })
+    }
+}
+
+fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id: String) -> v1::Hello {
+    v1::Hello {
+        name: config.name.clone(),
+        systems: capabilities.systems.clone(),
+        features: capabilities.features.clone(),
+        slots: config.slots,
+        eval_slots: config.eval_slots,
+        nix_version: daemon.nix_version().to_owned(),
+        trusted: daemon.trust() == Trust::Trusted,
+        fleet_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id,
+        instance_id: format!("{:016x}{:016x}", backoff::random(), backoff::random()),
+        holds: Vec::new(),
+        mandatory_features: config.mandatory_features.clone(),
+        speed: config.speed,
+        nix_lane: capabilities::lane(daemon.nix_version()).to_owned(),
+        protocol: PROTOCOL,
+        emulated_systems: match &config.emulated_systems {
+            Some(systems) => systems.clone(),
+            None => capabilities.emulated(),
+        },
+    }
+}
+
+/// An open session of a worker that ends with it.
+#[derive(Debug)]
+pub struct Session {
+    context: Arc<Context>,
+    stream: Stream,
+}
+
+impl Session {
+    /// Works until the coordinator says so, the session breaks, or `stop`. Jobs that run then are cancelled.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let stopping = Stop { at_once: stop.clone(), ..Stop::default() };
+        let mut agent = Agent::new(self.context, Sessions::One, stopping);
+        match self.stream.serve(&mut agent).await {
+            End::Over | End::Shutdown => Ok(()),
+            // A coordinator in this process may stop a moment before we hear that we should.
+            _ if stop.is_cancelled() => Ok(()),
+            End::Closed | End::Paused => Err(WorkerError::Closed),
+            End::Broken(status) => Err(WorkerError::Session(status)),
+        }
+    }
+}
