@@ -1,14 +1,28 @@
 //! The command line as typed: one definition per flag. What it means together with files, environment and
 //! defaults is decided in `config` and `options`.
+//!
+//! Commands stand here; the options of those that build or watch runs in `run`, those about a coordinator's runs and
+//! identities in `remote`, and the forms of values in `value`.
+
+mod remote;
+mod run;
+mod value;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const EVERYWHERE: &str = "Options of every command";
+pub use remote::{
+    CancelArgs, ClientArgs, ClientCommand, ClientTokenArgs, LogsArgs, Role, RunsArgs, ShowArgs, StatusArgs,
+    WhyArgs, WorkerArgs, WorkerCommand, WorkerTokenArgs,
+};
+pub use run::{
+    AttachArgs, BuildArgs, DiffArgs, FollowArgs, LimitArgs, MAX_SLOTS, Output, ReportArgs, ReportFormat,
+    RunArgs,
+};
+pub use value::{parse_duration, parse_size};
 
-/// Builds or evaluators at a time, at most.
-pub const MAX_SLOTS: u32 = 1024;
+const EVERYWHERE: &str = "Options of every command";
 
 /// Builds every host of a flake as one graph, and says what changed.
 #[derive(Clone, Debug, Parser)]
@@ -37,6 +51,21 @@ pub struct GlobalArgs {
     /// The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
     #[arg(long, value_name = "URI", global = true, help_heading = EVERYWHERE)]
     pub store: Option<String>,
+    /// The coordinator to ask, as https://HOST[:PORT] or unix:///PATH; `none` builds in this process
+    #[arg(long, value_name = "URL", global = true, help_heading = EVERYWHERE)]
+    pub coordinator: Option<String>,
+    /// Certificates of the authority that vouches for the coordinator, PEM
+    #[arg(long, value_name = "FILE", global = true, help_heading = EVERYWHERE, hide_short_help = true)]
+    pub ca: Option<PathBuf>,
+    /// Who we are: a certificate, PEM, with its key unless --client-key names that
+    #[arg(long, value_name = "FILE", global = true, help_heading = EVERYWHERE, hide_short_help = true)]
+    pub client_cert: Option<PathBuf>,
+    /// The private key of --client-cert, PEM
+    #[arg(long, value_name = "FILE", global = true, help_heading = EVERYWHERE, hide_short_help = true)]
+    pub client_key: Option<PathBuf>,
+    /// Who we are: a file with a token; tokens themselves are never given as options
+    #[arg(long, value_name = "FILE", global = true, help_heading = EVERYWHERE, hide_short_help = true)]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What to do.
@@ -46,104 +75,30 @@ pub enum CliCommand {
     Build(BuildArgs),
     /// Build both sides of an update and print what changed
     Diff(DiffArgs),
-    /// Print the kept log of a build
+    /// Print the log of a build
     Logs(LogsArgs),
+    /// Watch a run of the coordinator to its end and print its result
+    Attach(AttachArgs),
+    /// List the coordinator's runs, the newest first
+    Runs(RunsArgs),
+    /// Show one run with its hosts
+    Show(ShowArgs),
+    /// Cancel a run
+    Cancel(CancelArgs),
+    /// Show live runs, the queue and the workers
+    Status(StatusArgs),
+    /// Tell what a host or a derivation waits for
+    Why(WhyArgs),
+    /// Enrol, look at and steer workers
+    Worker(WorkerArgs),
+    /// Make and revoke tokens of clients
+    Client(ClientArgs),
     /// Print the version
     Version(VersionArgs),
     /// Print the settings in force and where each comes from
     Config(ConfigArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
-}
-
-/// `fleetctl build`.
-#[derive(Clone, Debug, Args)]
-pub struct BuildArgs {
-    /// Build the flake as it was at this commit too, and print what changed since
-    #[arg(long, value_name = "REV")]
-    pub base: Option<String>,
-    /// Options shared with other commands.
-    #[command(flatten)]
-    pub run: RunArgs,
-}
-
-/// `fleetctl diff`.
-#[derive(Clone, Debug, Args)]
-pub struct DiffArgs {
-    /// The commit to compare with
-    #[arg(long, value_name = "REV", default_value = "HEAD")]
-    pub base: String,
-    /// Options shared with other commands.
-    #[command(flatten)]
-    pub run: RunArgs,
-}
-
-/// Options of commands that build.
-#[derive(Clone, Debug, Default, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
-pub struct RunArgs {
-    /// The flake: PATH, PATH?dir=SUB, PATH#HOST, path:PATH or git+file:PATH
-    #[arg(value_name = "FLAKE", default_value = ".")]
-    pub flake: String,
-    /// Take every host of the flake
-    #[arg(long, conflicts_with = "hosts")]
-    pub all_hosts: bool,
-    /// Take hosts whose name matches this glob; repeatable
-    #[arg(long = "host", value_name = "GLOB")]
-    pub hosts: Vec<String>,
-    /// Leave out hosts whose name matches this glob; repeatable [default: *-minimal]
-    ///
-    /// Replaces the default; `--exclude ''` leaves out none. The default is lifted, too, when a --host glob
-    /// ends in `-minimal`.
-    #[arg(long = "exclude", value_name = "GLOB")]
-    pub excludes: Vec<String>,
-    /// Kinds of hosts; repeatable [default: nixos]
-    #[arg(long = "kind", value_name = "KIND")]
-    pub kinds: Vec<Kind>,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to print the report [default: markdown]
-    #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
-    pub format: Option<ReportFormat>,
-    /// Write the report to a file, too; repeatable
-    #[arg(long = "output", value_name = "FORMAT=FILE", value_parser = parse_output)]
-    pub outputs: Vec<Output>,
-    /// Show build logs as they come, each line after its derivation's name
-    #[arg(short = 'L', long)]
-    pub print_build_logs: bool,
-    /// Finish everything that does not depend on a failure (the default)
-    #[arg(short = 'k', long, conflicts_with = "fail_fast")]
-    pub keep_going: bool,
-    /// Stop at the first failure
-    #[arg(long)]
-    pub fail_fast: bool,
-    /// Evaluate, and say what would be built
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
-    /// Builds at a time [default: one per core]
-    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
-    pub worker_slots: Option<u32>,
-    /// Evaluators at a time [default: half the cores, at most four]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
-    pub eval_slots: Option<u32>,
-    /// Never fold successful output into groups in CI logs
-    #[arg(long)]
-    pub no_fold: bool,
-}
-
-/// `fleetctl logs`.
-#[derive(Clone, Debug, Args)]
-pub struct LogsArgs {
-    /// A host, a derivation path or its base name
-    #[arg(value_name = "SELECTOR")]
-    pub selector: String,
-    /// The run to look in [default: the newest that knows the selector]
-    #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
-    /// Which attempt [default: the last]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub attempt: Option<u32>,
 }
 
 /// `fleetctl version`.
@@ -204,37 +159,4 @@ pub enum Kind {
     Darwin,
     /// homeConfigurations
     Home,
-}
-
-/// Forms of the report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReportFormat {
-    /// For people and forges
-    #[default]
-    #[value(alias = "md")]
-    Markdown,
-    /// One nvd-style block per changed host
-    Nvd,
-    /// The result of the run, for programs
-    Json,
-}
-
-/// One `FORMAT=FILE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// Its form.
-    pub format: ReportFormat,
-    /// Where it goes.
-    pub file: PathBuf,
-}
-
-fn parse_output(text: &str) -> Result<Output, String> {
-    let (format, file) = text.split_once('=').ok_or("expected FORMAT=FILE, as in markdown=report.md")?;
-    let format = ReportFormat::from_str(format, false)
-        .map_err(|_| format!("`{format}` is not a format: markdown, nvd and json are"))?;
-    if file.is_empty() {
-        return Err("the file name after = is empty".to_owned());
-    }
-    Ok(Output { format, file: file.into() })
 }

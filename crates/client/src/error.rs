@@ -2,6 +2,7 @@
 //! The files below hold the words for one kind of failure each.
 
 mod embedded;
+mod remote;
 mod source;
 
 use std::error::Error;
@@ -50,9 +51,21 @@ impl CliError {
         self
     }
 
+    /// With another exit code than that of errors.
+    #[must_use]
+    pub fn exiting(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// Cancelled, and there is nothing else to say.
+    pub fn is_cancelled(&self) -> bool {
+        *self == Self::cancelled()
     }
 
     /// One paragraph, and the detail below it.
@@ -197,11 +210,16 @@ impl From<ConfigError> for CliError {
         let next = match &error {
             ConfigError::Read { .. } => "Make it readable, or move it away",
             ConfigError::Invalid { path, .. } if path.ends_with("fleet.toml") => {
-                "Mend that line; keys about this machine (color, store, nix, directories, slots) belong in \
+                "Mend that line; keys about this machine (color, store, nix, directories, slots, credentials) belong in \
                  ~/.config/fleetctl/config.toml"
             }
             ConfigError::Invalid { .. } => "Mend that line; `fleetctl config show` lists every key",
             ConfigError::Variable { .. } => "Mend or unset it",
+            ConfigError::Coordinator { .. } => "Write https://HOST, https://HOST:PORT or unix:///PATH",
+            ConfigError::SocketOfFlake(_) => {
+                "Write https://HOST there; a socket goes into ~/.config/fleetctl/config.toml or FLEET_COORDINATOR"
+            }
+            ConfigError::Time { .. } => "Mend it",
             ConfigError::NoDirectory { .. } => "Set HOME, or FLEET_STATE_DIR and FLEET_CACHE_DIR",
         };
         Self::new(chain(&error)).next(next)

@@ -11,17 +11,26 @@ pub enum Exit {
     Error,
     /// The result is complete and printed, but at least one host failed.
     HostsFailed,
+    /// The coordinator cannot be reached, or was lost for too long: the run may go on there.
+    Unreachable,
+    /// The coordinator does not let us, or is not who it should be.
+    Refused,
+    /// The user left a run that goes on.
+    Detached,
     /// Interrupted by the user.
     Cancelled,
 }
 
 impl Exit {
-    /// The number.
+    /// The number. 2 and 3 belong to updates.
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Error => 1,
             Self::HostsFailed => 4,
+            Self::Unreachable => 5,
+            Self::Refused => 6,
+            Self::Detached => 7,
             Self::Cancelled => 130,
         }
     }

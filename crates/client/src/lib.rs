@@ -1,25 +1,35 @@
 //! fleetctl: arguments, progress, report files.
 //!
-//! Runs a coordinator and a worker in this process ([`embed`]), hands them packed flakes ([`source`]), follows a
-//! run ([`run`]) and prints its result ([`report`]). It decides nothing about what is built.
+//! Packs flakes ([`source`]), hands them to a coordinator elsewhere ([`remote`]) or in this process ([`embed`]), watches
+//! the run ([`run`], [`watch`]) and prints its result ([`report`]). It decides nothing about what is built.
 
 pub mod args;
+pub mod backoff;
 pub mod command;
 pub mod config;
+pub mod contact;
 pub mod embed;
 pub mod error;
 pub mod exit_code;
 pub mod failure;
 pub mod follow;
+pub mod idle;
+pub mod interruption;
+pub mod listing;
 pub mod options;
 pub mod output;
+pub mod prepare;
 pub mod progress;
+pub mod remote;
 pub mod report;
 pub mod run;
 pub mod signals;
 pub mod source;
+pub mod submit;
 mod suggest;
+pub mod tail;
 pub mod upload;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -55,6 +65,14 @@ async fn execute(cli: &Cli) -> Result<Exit, CliError> {
         CliCommand::Build(args) => command::build::execute(global, args).await,
         CliCommand::Diff(args) => command::diff::execute(global, args).await,
         CliCommand::Logs(args) => command::logs::execute(global, args).await,
+        CliCommand::Attach(args) => command::attach::execute(global, args).await,
+        CliCommand::Runs(args) => command::runs::execute(global, args).await,
+        CliCommand::Show(args) => command::show::execute(global, args).await,
+        CliCommand::Cancel(args) => command::cancel::execute(global, args).await,
+        CliCommand::Status(args) => command::status::execute(global, args).await,
+        CliCommand::Why(args) => command::why::execute(global, args).await,
+        CliCommand::Worker(args) => command::worker::execute(global, args).await,
+        CliCommand::Client(args) => command::client::execute(global, args).await,
         CliCommand::Version(args) => command::version::execute(args),
         CliCommand::Config(args) => command::config::execute(global, args),
         CliCommand::Completions(args) => command::completions::execute(args),

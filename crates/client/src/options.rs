@@ -3,13 +3,14 @@
 use clap::ValueEnum;
 use fleet_wire::v1;
 
-use crate::args::{Kind, Output, ReportFormat, RunArgs};
+use crate::args::{Kind, LimitArgs, Output, ReportArgs, ReportFormat, RunArgs};
 use crate::config::Settings;
 use crate::error::CliError;
 use crate::source::{FlakeRef, Fragment};
 
 /// A run as the user wants it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
 pub struct RunOptions {
     /// The flake.
     pub flake: FlakeRef,
@@ -21,12 +22,25 @@ pub struct RunOptions {
     pub fail_fast: bool,
     /// Evaluate only.
     pub dry_run: bool,
+    /// Try again what failed for good.
+    pub retry_failed: bool,
+    /// What a step may take, where it is not the coordinator's to say.
+    pub limits: Option<v1::StepLimits>,
     /// Show build logs as they come.
     pub print_build_logs: bool,
-    /// How to print the report.
+    /// How the result is printed.
+    pub report: ReportOptions,
+}
+
+/// How a result is printed.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// In which form.
     pub format: ReportFormat,
-    /// Files that get the report, too.
+    /// Files that get it, too.
     pub outputs: Vec<Output>,
+    /// Whether two sides are compared.
+    pub compared: bool,
 }
 
 /// What a command takes when no host is named.
@@ -48,9 +62,24 @@ impl RunOptions {
         settings: &Settings,
     ) -> Result<Self, CliError> {
         let selection = selection(args, unnamed, &flake, settings)?;
-        if base.is_none()
-            && let Some(format @ (ReportFormat::Markdown | ReportFormat::Nvd)) = args.format
-        {
+        Ok(Self {
+            report: ReportOptions::resolve(&args.report, settings, base.is_some())?,
+            flake,
+            base: base.map(str::to_owned),
+            selection,
+            fail_fast: settings.fail_fast.value,
+            dry_run: args.dry_run,
+            retry_failed: args.retry_failed,
+            limits: limits(&args.limits),
+            print_build_logs: settings.print_build_logs.value,
+        })
+    }
+}
+
+impl ReportOptions {
+    /// Puts arguments and settings together; refuses forms that have nothing to compare.
+    pub fn resolve(args: &ReportArgs, settings: &Settings, compared: bool) -> Result<Self, CliError> {
+        if !compared && let Some(format @ (ReportFormat::Markdown | ReportFormat::Nvd)) = args.format {
             let name =
                 format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             return Err(CliError::new(format!("--format {name} compares two sides, but there is only one"))
@@ -58,8 +87,7 @@ impl RunOptions {
                     "Add --base REV, or leave --format out: without a base the result is one line a host",
                 ));
         }
-        let format = if args.json { ReportFormat::Json } else { settings.format.value };
-        if base.is_none()
+        if !compared
             && let Some(output) = args.outputs.iter().find(|output| output.format != ReportFormat::Json)
         {
             return Err(CliError::new(format!(
@@ -68,17 +96,20 @@ impl RunOptions {
             ))
             .next("Add --base REV, or write json=FILE"));
         }
-        Ok(Self {
-            flake,
-            base: base.map(str::to_owned),
-            selection,
-            fail_fast: settings.fail_fast.value,
-            dry_run: args.dry_run,
-            print_build_logs: settings.print_build_logs.value,
-            format,
-            outputs: args.outputs.clone(),
-        })
+        let format = if args.json { ReportFormat::Json } else { settings.format.value };
+        Ok(Self { format, outputs: args.outputs.clone(), compared })
     }
+}
+
+/// None when nothing is said: then the coordinator's count.
+fn limits(args: &LimitArgs) -> Option<v1::StepLimits> {
+    let limits = v1::StepLimits {
+        timeout_s: args.timeout.unwrap_or(0),
+        max_silent_s: args.max_silent_time.unwrap_or(0),
+        max_log_bytes: args.max_log_size.unwrap_or(0),
+        max_output_bytes: args.max_output_size.unwrap_or(0),
+    };
+    (limits != v1::StepLimits::default()).then_some(limits)
 }
 
 fn selection(
@@ -149,7 +180,7 @@ fn wire_kind(kind: Kind) -> v1::HostKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::GlobalArgs;
+    use crate::args::{GlobalArgs, ReportArgs};
     use crate::config::{Environment, Files};
 
     fn resolved(flake: &str, args: &RunArgs, base: Option<&str>) -> Result<RunOptions, String> {
@@ -188,10 +219,12 @@ mod tests {
         insta::assert_snapshot!(resolved(".#web", &with_hosts(&["db"]), None).expect_err("refused"), @"error: `#web` and --host or --all-hosts contradict each other. Keep one of them.");
         insta::assert_snapshot!(resolved(".", &RunArgs::default(), None).expect_err("refused"), @"error: no hosts are named. Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`.");
         let output = Output { format: ReportFormat::Markdown, file: "r.md".into() };
-        let args = RunArgs { outputs: vec![output], ..with_hosts(&["*"]) };
+        let report = ReportArgs { outputs: vec![output], ..ReportArgs::default() };
+        let args = RunArgs { report, ..with_hosts(&["*"]) };
         insta::assert_snapshot!(resolved(".", &args, None).expect_err("refused"), @"error: the report for r.md compares two sides, but there is only one. Add --base REV, or write json=FILE.");
         assert!(resolved(".", &args, Some("HEAD")).is_ok());
-        let args = RunArgs { format: Some(ReportFormat::Nvd), ..with_hosts(&["*"]) };
+        let report = ReportArgs { format: Some(ReportFormat::Nvd), ..ReportArgs::default() };
+        let args = RunArgs { report, ..with_hosts(&["*"]) };
         insta::assert_snapshot!(resolved(".", &args, None).expect_err("refused"), @"error: --format nvd compares two sides, but there is only one. Add --base REV, or leave --format out: without a base the result is one line a host.");
         assert!(resolved(".", &args, Some("HEAD")).is_ok());
     }

@@ -1,36 +1,36 @@
-//! One run from the flake to its record: pack, start, upload, submit, follow, and stop when the user says so.
+//! One run from the flake to its record: pack, start or reach a coordinator, submit, watch.
 //!
 //! Owns the order of these and nothing else.
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fleet_diff::SideLabel;
-use fleet_wire::v1::{self, runs_client::RunsClient};
-use tonic::Status;
-use tonic::transport::Channel;
+use tokio::sync::mpsc;
 
+use crate::contact::Contact;
 use crate::embed::{self, EmbedConfig, Embedded};
 use crate::error::CliError;
-use crate::failure;
-use crate::follow::Follower;
+use crate::interruption::Manner;
 use crate::options::RunOptions;
+use crate::prepare::{Prepared, prepare};
 use crate::progress::Display;
+use crate::remote::Connection;
 use crate::report::{Record, Sides};
 use crate::signals::Signals;
-use crate::source::{self, Location, PackedSource};
-use crate::upload;
+use crate::source::Location;
+use crate::submit::Submission;
+use crate::watch::{self, CANCEL_WITHIN, TICK, Watch, Watched};
 
-/// How long a cancelled run may take to end before we leave without it.
-const CANCEL_WITHIN: Duration = Duration::from_secs(10);
-/// How often the display is refreshed.
-const TICK: Duration = Duration::from_millis(125);
+/// How long a coordinator in this process may hold an answer back.
+const IN_PROCESS_PATIENCE: Duration = Duration::from_secs(5);
+/// News of contact that wait to be shown.
+const NEWS: usize = 8;
 
 /// A run that is over.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its id.
+    /// Its name.
     pub run: String,
     /// What it said.
     pub record: Record,
@@ -40,56 +40,88 @@ pub struct Finished {
     pub stopped: bool,
 }
 
-/// Runs it. A cancelled run is an error of its own kind only when it had no time to say so itself.
-pub async fn run<W: Write>(
+/// How a command that submits or watches a run ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// With the run.
+    Finished(Box<Finished>),
+    /// The run was submitted, and nobody was to wait for it.
+    Submitted(String),
+    /// The user left; the run goes on.
+    Detached(String),
+}
+
+/// A coordinator elsewhere, and how we deal with it.
+#[derive(Clone, Debug)]
+pub struct There {
+    /// The way to it.
+    pub connection: Connection,
+    /// How long to keep trying without contact.
+    pub reconnect_for: Duration,
+    /// What signals mean.
+    pub manner: Manner,
+    /// Submit, and leave.
+    pub detach: bool,
+}
+
+/// Runs it in this process. A cancelled run is an error of its own kind only when it had no time to say so itself.
+pub async fn run_here<W: Write>(
     options: &RunOptions,
     embed: EmbedConfig,
     location: &Location,
     display: &mut Display<W>,
     signals: &mut Signals,
-) -> Result<Finished, CliError> {
-    let (mut prepared, embedded) = {
-        let prepare = prepare(options, embed, location);
+) -> Result<Ended, CliError> {
+    let (prepared, embedded) = {
+        let prepare = prepare_and_start(options, embed, location);
         tokio::pin!(prepare);
         tokio::select! {
             prepared = &mut prepare => prepared?,
-            () = signals.requested() => return Err(CliError::cancelled()),
+            _ = signals.next() => return Err(CliError::cancelled()),
         }
     };
-    for note in std::mem::take(&mut prepared.notes) {
-        display.note(&note);
-    }
-    let ended = submit_and_follow(options, prepared, &embedded.channel, display, signals).await;
-    if matches!(ended, Ok(None)) {
+    let there = There {
+        connection: Connection::in_memory(embedded.channel.clone()),
+        reconnect_for: IN_PROCESS_PATIENCE,
+        manner: Manner::InProcess,
+        detach: false,
+    };
+    let ended = submit_and_watch(options, prepared, &there, display, signals).await;
+    if ended.as_ref().is_err_and(CliError::is_cancelled) {
         // Dropping the connections ends builders and evaluators; nobody waits for that.
-        return Err(CliError::cancelled());
+        return ended;
     }
     tokio::select! {
         () = embedded.shutdown() => {}
-        () = signals.requested() => {}
+        _ = signals.next() => {}
     }
-    ended?.ok_or_else(CliError::cancelled)
+    ended
 }
 
-struct Prepared {
-    after: PackedSource,
-    before: Option<PackedSource>,
-    notes: Vec<String>,
+/// Runs it on a coordinator elsewhere; `spools` is where trees are packed.
+pub async fn run_there<W: Write>(
+    options: &RunOptions,
+    there: &There,
+    location: &Location,
+    spools: &Path,
+    display: &mut Display<W>,
+    signals: &mut Signals,
+) -> Result<Ended, CliError> {
+    let prepared = tokio::select! {
+        prepared = prepare(options, location, spools) => prepared?,
+        _ = signals.next() => return Err(CliError::cancelled()),
+    };
+    submit_and_watch(options, prepared, there, display, signals).await
 }
 
 /// Packing and starting need nothing of each other.
-async fn prepare(
+async fn prepare_and_start(
     options: &RunOptions,
     embed: EmbedConfig,
     location: &Location,
 ) -> Result<(Prepared, Embedded), CliError> {
     let spools = embed.cache_dir.join("spool");
-    let packing = {
-        let (options, location) = (options.clone(), location.clone());
-        tokio::task::spawn_blocking(move || pack(&options, &location, &spools))
-    };
-    let (packed, embedded) = tokio::join!(packing, embed::start(embed));
-    let packed = packed.map_err(|_| CliError::new("packing the flake was interrupted"))?;
+    let (packed, embedded) = tokio::join!(prepare(options, location, &spools), embed::start(embed));
     // What is wrong with the flake is nearer to the user than what is wrong with the daemon.
     match (packed, embedded) {
         (Ok(packed), Ok(embedded)) => Ok((packed, embedded)),
@@ -102,161 +134,94 @@ async fn prepare(
     }
 }
 
-fn pack(options: &RunOptions, location: &Location, spools: &Path) -> Result<Prepared, CliError> {
-    source::sweep_spools(spools);
-    let mut after = source::pack_current(&options.flake, location, spools)?;
-    let base = options.base.as_deref();
-    let mut before = base.map(|rev| source::pack_base(&options.flake, location, rev, spools)).transpose()?;
-    let mut notes = std::mem::take(&mut after.notes);
-    if before.as_ref().is_some_and(|before| before.is_same_source(&after)) {
-        notes.insert(
-            0,
-            "both sides are the same tree, so nothing will differ: --base names an earlier commit".to_owned(),
-        );
-    }
-    if after.dirty {
-        let tree = location.root().display();
-        notes.insert(
-            0,
-            format!("the git tree {tree} has uncommitted changes: building it as it is, without a revision"),
-        );
-    }
-    notes.extend(before.as_mut().map(|before| std::mem::take(&mut before.notes)).unwrap_or_default());
-    notes.dedup();
-    Ok(Prepared { after, before, notes })
-}
-
-/// Nothing when the user would not wait for the end.
-async fn submit_and_follow<W: Write>(
+async fn submit_and_watch<W: Write>(
     options: &RunOptions,
-    prepared: Prepared,
-    channel: &Channel,
+    mut prepared: Prepared,
+    there: &There,
     display: &mut Display<W>,
     signals: &mut Signals,
-) -> Result<Option<Finished>, CliError> {
-    let sides = Sides { before: prepared.before.as_ref().map(label), after: label(&prepared.after) };
-    let mut client = RunsClient::new(channel.clone()).max_decoding_message_size(fleet_wire::MAX_MESSAGE);
-    let submitting = submit(options, &prepared, channel, &mut client);
-    let run = tokio::select! {
-        run = submitting => run?,
-        () = signals.requested() => return Ok(None),
-    };
+) -> Result<Ended, CliError> {
+    for note in std::mem::take(&mut prepared.notes) {
+        display.note(&note);
+    }
+    let run =
+        submit(&Submission::new(options, &prepared, &there.connection), there, display, signals).await?;
+    if there.detach {
+        return Ok(Ended::Submitted(run));
+    }
+    let sides = prepared.sides();
     // The coordinator has every chunk: the packed trees can go.
     drop(prepared);
-    let mut record = Record::default();
-    let follower = Follower::new(client.clone(), run.clone(), options.print_build_logs);
-    Ok(match follow(follower, client, &run, &mut record, display, signals).await? {
-        Followed::ToTheEnd { stopped } => Some(Finished { run, record, sides, stopped }),
-        Followed::UntilStopped => None,
-    })
+    watch_run(run, sides, options.print_build_logs, there, display, signals).await
 }
 
-async fn submit(
-    options: &RunOptions,
-    prepared: &Prepared,
-    channel: &Channel,
-    client: &mut RunsClient<Channel>,
-) -> Result<String, CliError> {
-    let after = upload_source(channel, &prepared.after).await?;
-    let before = match &prepared.before {
-        None => None,
-        Some(before) if before.nar_hash() == prepared.after.nar_hash() => {
-            Some(before.to_wire(after.manifest.clone().unwrap_or_default()))
-        }
-        Some(before) => Some(upload_source(channel, before).await?),
-    };
-    let request = v1::SubmitRequest {
-        idempotency_key: random_key(),
-        before,
-        after: Some(after),
-        selection: Some(options.selection.clone()),
-        fail_fast: options.fail_fast,
-        dry_run: options.dry_run,
-        retry_failed: false,
-        limits: None,
-        dirty: prepared.after.dirty,
-    };
-    Ok(client.submit(request).await.map_err(refused)?.into_inner().run)
-}
-
-async fn upload_source(channel: &Channel, packed: &PackedSource) -> Result<v1::Source, CliError> {
-    Ok(packed.to_wire(upload::upload(channel, packed.nar()).await?))
-}
-
-enum Followed {
-    /// Whether or not the user asked it to stop.
-    ToTheEnd {
-        stopped: bool,
-    },
-    UntilStopped,
-}
-
-async fn follow<W: Write>(
-    mut follower: Follower,
-    client: RunsClient<Channel>,
-    run: &str,
-    record: &mut Record,
+/// Watches a run that is there, ours or another's.
+pub async fn watch_run<W: Write>(
+    run: String,
+    sides: Sides,
+    logs: bool,
+    there: &There,
     display: &mut Display<W>,
     signals: &mut Signals,
-) -> Result<Followed, CliError> {
+) -> Result<Ended, CliError> {
+    let watch = Watch {
+        connection: there.connection.clone(),
+        run,
+        logs,
+        reconnect_for: there.reconnect_for,
+        manner: there.manner,
+    };
+    let watched = watch.to_the_end(display, signals).await?;
+    let run = watch.run;
+    match watched {
+        Watched::Ended { record, stopped } => {
+            Ok(Ended::Finished(Box::new(Finished { run, record: *record, sides, stopped })))
+        }
+        Watched::Detached => Ok(Ended::Detached(run)),
+        Watched::Quit { .. } if there.manner == Manner::InProcess => Err(CliError::cancelled()),
+        Watched::Quit { told: true } => Err(CliError::cancelled_unseen(&run)),
+        Watched::Quit { told: false } => Err(CliError::cancelled_unheard(&run)),
+    }
+}
+
+/// Submits while the display lives on. An interrupt while the answer is under way must not leave a run behind.
+async fn submit<W: Write>(
+    submission: &Submission<'_>,
+    there: &There,
+    display: &mut Display<W>,
+    signals: &mut Signals,
+) -> Result<String, CliError> {
+    let (sender, mut news) = mpsc::channel(NEWS);
     let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut give_up_at: Option<tokio::time::Instant> = None;
+    let submitting = submission.submit(Contact::new(there.reconnect_for), &sender);
+    tokio::pin!(submitting);
     loop {
-        let deadline = give_up_at.unwrap_or_else(|| tokio::time::Instant::now() + CANCEL_WITHIN);
         tokio::select! {
-            event = follower.next() => match event.map_err(lost)? {
-                Some(mut event) => {
-                    failure::tidy(&mut event);
-                    display.show(&event);
-                    record.apply(event);
+            run = &mut submitting => {
+                while let Ok(news) = news.try_recv() {
+                    display.news(&news);
                 }
-                None => break,
-            },
+                return run;
+            }
+            Some(news) = news.recv() => display.news(&news),
             _ = ticks.tick() => display.tick(),
-            () = signals.requested() => {
-                if give_up_at.is_some() {
-                    return Ok(Followed::UntilStopped);
-                }
-                give_up_at = Some(tokio::time::Instant::now() + CANCEL_WITHIN);
-                display.note("stopping; press Ctrl-C again to quit at once");
-                // Not awaited: a coordinator that does not answer must not delay the second Ctrl-C.
-                let request = v1::CancelRequest { run: run.to_owned() };
-                let mut client = client.clone();
-                tokio::spawn(async move { client.cancel(request).await });
-            }
-            () = tokio::time::sleep_until(deadline), if give_up_at.is_some() => {
-                return Ok(Followed::UntilStopped);
-            }
+            _ = signals.next() => break,
         }
     }
-    if record.finished().is_none() {
-        return Err(lost(Status::unavailable("its events ended early")));
+    if there.manner == Manner::InProcess || !submission.may_be_known() {
+        return Err(CliError::cancelled());
     }
-    Ok(Followed::ToTheEnd { stopped: give_up_at.is_some() })
-}
-
-fn label(packed: &PackedSource) -> SideLabel {
-    SideLabel { rev: packed.rev().map(str::to_owned), dirty: packed.dirty }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "called as a conversion")]
-fn refused(status: Status) -> CliError {
-    CliError::new(format!("the coordinator refused the run: {}", status.message()))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "called as a conversion")]
-fn lost(status: Status) -> CliError {
-    CliError::new(format!("lost sight of the run: {}", status.message()))
-        .next("Run the same command again; what was built is kept")
-}
-
-/// Different for every call: the standard library seeds each hasher from the system's randomness.
-fn random_key() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!(
-        "{:016x}{:016x}",
-        RandomState::new().hash_one(std::process::id()),
-        RandomState::new().hash_one(Instant::now())
-    )
+    display.note("stopping; press Ctrl-C again to quit at once");
+    let withdraw = async {
+        let run = submitting.await?;
+        let told = watch::cancel(there.connection.clone(), run.clone()).await;
+        told.map_err(|_| CliError::cancelled_unheard(&run))
+    };
+    tokio::select! {
+        withdrawn = tokio::time::timeout(CANCEL_WITHIN, withdraw) => match withdrawn {
+            Ok(withdrawn) => withdrawn.and(Err(CliError::cancelled())),
+            Err(_) => Err(CliError::cancelled_unknown()),
+        },
+        _ = signals.next() => Err(CliError::cancelled_unknown()),
+    }
 }

@@ -1,10 +1,12 @@
-//! What the user wants by Ctrl-C: once, to stop in order; twice, to be gone.
+//! What the user wants by a signal.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for the requests to stop; from its creation on they no longer kill the process.
+use crate::interruption::Wish;
+
+/// Listens for signals; from its creation on they no longer kill the process.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -22,12 +24,12 @@ impl Signals {
         })
     }
 
-    /// The next request to stop.
-    pub async fn requested(&mut self) {
+    /// The next one.
+    pub async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Wish::Interrupt,
+            _ = self.terminate.recv() => Wish::Terminate,
+            _ = self.hangup.recv() => Wish::HangUp,
         }
     }
 }

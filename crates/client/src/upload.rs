@@ -1,17 +1,17 @@
 //! Brings a packed tree to the coordinator: cut into chunks, only those it lacks are sent.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
 use fleet_store::{ChunkError, Digest, cut, seal_frame};
 use fleet_wire::v1;
-use fleet_wire::v1::chunks_client::ChunksClient;
-use std::collections::HashSet;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+
+use crate::remote::Connection;
 
 /// Digests in one question.
 const DIGESTS_PER_CALL: usize = 16_384;
@@ -41,12 +41,12 @@ pub enum UploadError {
 }
 
 /// Uploads the NAR file at `nar`; answers its chunks in order.
-pub async fn upload(channel: &Channel, nar: &Path) -> Result<v1::Manifest, UploadError> {
+pub async fn upload(connection: &Connection, nar: &Path) -> Result<v1::Manifest, UploadError> {
     let path = nar.to_owned();
     let chunks = tokio::task::spawn_blocking(move || manifest(&path))
         .await
         .map_err(|_| UploadError::Interrupted)??;
-    let mut client = ChunksClient::new(channel.clone());
+    let mut client = connection.chunks();
     let mut missing = HashSet::new();
     for digests in chunks.chunks(DIGESTS_PER_CALL) {
         let digests = digests.iter().map(|chunk| chunk.digest.clone()).collect();

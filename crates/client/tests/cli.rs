@@ -62,20 +62,36 @@ fn the_help_of_build_fits_a_screen() {
           --format <FORMAT>       How to print the report [default: markdown] [possible values:
                                   markdown, nvd, json]
           --output <FORMAT=FILE>  Write the report to a file, too; repeatable
-      -L, --print-build-logs      Show build logs as they come, each line after its derivation's name
       -k, --keep-going            Finish everything that does not depend on a failure (the default)
           --fail-fast             Stop at the first failure
       -n, --dry-run               Evaluate, and say what would be built
+          --retry-failed          Try again what failed for good in an earlier run
       -j, --worker-slots <N>      Builds at a time [default: one per core]
           --eval-slots <N>        Evaluators at a time [default: half the cores, at most four]
+      -L, --print-build-logs      Show build logs as they come, each line after its derivation's name
           --no-fold               Never fold successful output into groups in CI logs
       -h, --help                  Print help (see more with '--help')
 
+    With a coordinator:
+          --detach                Submit the run, print its name and leave [alias: --no-wait]
+          --detach-on-interrupt   Leave the run going on when interrupted
+          --reconnect-for <TIME>  How long to keep trying when the coordinator cannot be reached
+                                  [default: 10m]
+
+    Limits of each step:
+          --timeout <TIME>          Wall time, as in 90m or 10h
+          --max-silent-time <TIME>  Time without output, as in 30m
+          --max-log-size <SIZE>     Size of its log, as in 64MiB
+          --max-output-size <SIZE>  Size of its outputs together, as in 20GiB
+
     Options of every command:
-          --color <WHEN>  When to colour progress and messages [possible values: auto, always, never]
-      -q, --quiet         Print no progress, only the result and errors
-      -v, --verbose...    Say more: what is evaluated and built, traces of errors
-          --store <URI>   The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
+          --color <WHEN>       When to colour progress and messages [possible values: auto, always,
+                               never]
+      -q, --quiet              Print no progress, only the result and errors
+      -v, --verbose...         Say more: what is evaluated and built, traces of errors
+          --store <URI>        The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
+          --coordinator <URL>  The coordinator to ask, as https://HOST[:PORT] or unix:///PATH; `none`
+                               builds in this process
     ");
 }
 
@@ -90,7 +106,15 @@ fn the_help_names_every_command() {
     Commands:
       build        Build hosts of a flake; with --base, print what changed
       diff         Build both sides of an update and print what changed
-      logs         Print the kept log of a build
+      logs         Print the log of a build
+      attach       Watch a run of the coordinator to its end and print its result
+      runs         List the coordinator's runs, the newest first
+      show         Show one run with its hosts
+      cancel       Cancel a run
+      status       Show live runs, the queue and the workers
+      why          Tell what a host or a derivation waits for
+      worker       Enrol, look at and steer workers
+      client       Make and revoke tokens of clients
       version      Print the version
       config       Print the settings in force and where each comes from
       completions  Print a completion script for a shell
@@ -120,6 +144,22 @@ fn the_help_names_every_command() {
 
           --store <URI>
               The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
+
+          --coordinator <URL>
+              The coordinator to ask, as https://HOST[:PORT] or unix:///PATH; `none` builds in this
+              process
+
+          --ca <FILE>
+              Certificates of the authority that vouches for the coordinator, PEM
+
+          --client-cert <FILE>
+              Who we are: a certificate, PEM, with its key unless --client-key names that
+
+          --client-key <FILE>
+              The private key of --client-cert, PEM
+
+          --token-file <FILE>
+              Who we are: a file with a token; tokens themselves are never given as options
     ");
 }
 
@@ -171,7 +211,7 @@ fn errors_are_one_paragraph_with_a_next_step() {
     insta::assert_snapshot!(error(directory.path(), &["build", "./nowhere", "--all-hosts"]), @"error: cannot read DIR/nowhere: no such file or directory. Check the path and its permissions.");
     fs::write(directory.path().join("flake.nix"), "{ }").expect("flake");
     fs::write(directory.path().join("fleet.toml"), "# a comment\nstore = \"daemon\"\n").expect("settings");
-    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`. Mend that line; keys about this machine (color, store, nix, directories, slots) belong in ~/.config/fleetctl/config.toml.");
+    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`, `coordinator`, `reconnect_for`. Mend that line; keys about this machine (color, store, nix, directories, slots, credentials) belong in ~/.config/fleetctl/config.toml.");
     fs::remove_file(directory.path().join("fleet.toml")).expect("removed");
     insta::assert_snapshot!(error(directory.path(), &["build"]), @"error: no hosts are named. Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`.");
     insta::assert_snapshot!(error(directory.path(), &["diff", "--store", "https://cache.example.org"]), @"error: DIR has no earlier revisions: it is not a git repository. A base needs history: keep the flake in git, or leave --base out.");
@@ -193,8 +233,12 @@ fn settings_name_their_origin() {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown: Vec<String> = shown.replace(&physical, "DIR").lines().map(words).collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
+    ca = (of the system) # default
     cache_dir = "DIR/.cache/fleetctl" # default
+    client_cert = (none) # default
+    client_key = (none) # default
     color = "never" # --color
+    coordinator = (in this process) # default
     eval_slots = (by this machine) # default
     exclude = ["old-*"] # DIR/fleet.toml
     fail_fast = false # default
@@ -202,9 +246,13 @@ fn settings_name_their_origin() {
     format = "markdown" # default
     kind = ["darwin", "home"] # FLEET_KIND
     nix = "nix" # default
+    oidc_token_file = (none) # default
     print_build_logs = false # default
+    reconnect_for = "600s" # default
     state_dir = "DIR/.local/state/fleetctl" # default
     store = (from NIX_REMOTE) # default
+    token = (none) # default
+    token_file = (none) # default
     worker_slots = 3 # DIR/.config/fleetctl/config.toml
     "#);
 }

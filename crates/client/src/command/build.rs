@@ -1,18 +1,16 @@
 //! `fleetctl build`: build hosts; with a base, print what changed.
 
-use fleet_diff::{Format, Report};
-use fleet_wire::v1;
-
+use super::conclude::conclude;
+use super::coordinator;
 use super::session::{self, Flake};
-use crate::args::{BuildArgs, GlobalArgs, ReportFormat, RunArgs};
+use crate::args::{BuildArgs, GlobalArgs, RunArgs};
 use crate::config::Environment;
 use crate::error::CliError;
 use crate::exit_code::Exit;
+use crate::interruption::Manner;
 use crate::options::{RunOptions, Unnamed};
 use crate::output;
-use crate::report;
-use crate::run::{self, Finished};
-use crate::signals::Signals;
+use crate::run::{self, There};
 
 /// Builds, prints, and says how it went.
 pub async fn execute(global: &GlobalArgs, args: &BuildArgs) -> Result<Exit, CliError> {
@@ -29,53 +27,33 @@ pub async fn execute_run(
     let environment = Environment::of_process();
     let flake = Flake::find(&args.flake)?;
     let settings = session::settings(global, args, &environment, &flake.directory())?;
+    coordinator::refuse_contradictions(args, &settings)?;
     let options = RunOptions::resolve(args, base, unnamed, flake.reference, &settings)?;
-    for output in &options.outputs {
+    for output in &options.report.outputs {
         output::check_writable(&output.file)?;
     }
-    let mut signals =
-        Signals::listen().map_err(|error| CliError::new(format!("cannot listen for signals: {error}")))?;
+    if args.detach && !options.report.outputs.is_empty() {
+        return Err(CliError::new("--detach leaves before there is a report to write")
+            .next("Give --output to `fleetctl attach` later, or leave --detach out"));
+    }
+    let connection = coordinator::connection(&settings)?;
+    let mut signals = session::signals()?;
     let mut display = session::display(global, &settings, &environment);
     let embed = session::embed_config(&settings);
-    let finished = run::run(&options, embed, &flake.location, &mut display, &mut signals).await;
+    let ended = match connection {
+        None => run::run_here(&options, embed, &flake.location, &mut display, &mut signals).await,
+        Some(connection) => {
+            let ask = session::can_ask(&environment);
+            let there = There {
+                connection,
+                reconnect_for: settings.remote.reconnect_for.value,
+                manner: Manner::Own { ask, detach: args.follow.detach_on_interrupt },
+                detach: args.detach,
+            };
+            let spools = embed.cache_dir.join("spool");
+            run::run_there(&options, &there, &flake.location, &spools, &mut display, &mut signals).await
+        }
+    };
     display.finish();
-    conclude(&options, finished?)
-}
-
-/// Prints the result; a run without one becomes an error.
-fn conclude(options: &RunOptions, finished: Finished) -> Result<Exit, CliError> {
-    let Finished { run, record, sides, stopped } = finished;
-    let ended = record.finished().cloned().unwrap_or_default();
-    if ended.outcome() == v1::RunOutcome::Failed {
-        let failure = ended.failure.unwrap_or_default();
-        return Err(CliError::of_run(&failure, &options.selection, record.host_names()));
-    }
-    let report = record.into_report(&run, sides);
-    let exit = report::exit(&report, ended.outcome(), stopped);
-    if exit == Exit::Cancelled {
-        return Ok(exit);
-    }
-    for output in &options.outputs {
-        output::write_file(&output.file, &fleet_diff::render(&report, format(output.format)))?;
-    }
-    output::print(&result(options, &report))?;
-    Ok(exit)
-}
-
-/// What standard output gets.
-fn result(options: &RunOptions, report: &Report) -> String {
-    match options.format {
-        ReportFormat::Json => fleet_diff::render(report, Format::Json),
-        // Neither of the others has anything to compare.
-        _ if options.base.is_none() => report::plain_lines(report),
-        chosen => fleet_diff::render(report, format(chosen)),
-    }
-}
-
-fn format(format: ReportFormat) -> Format {
-    match format {
-        ReportFormat::Markdown => Format::Markdown,
-        ReportFormat::Nvd => Format::Nvd,
-        ReportFormat::Json => Format::Json,
-    }
+    conclude(&options.report, &options.selection, ended?)
 }

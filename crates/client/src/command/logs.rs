@@ -1,48 +1,103 @@
-//! `fleetctl logs`: the kept log of one attempt.
+//! `fleetctl logs`: the log of one attempt, kept or still growing.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
-use fleet_wire::v1::{self, runs_client::RunsClient};
+use fleet_wire::v1;
 use tonic::{Code, Status};
 
-use super::session;
-use crate::args::{GlobalArgs, LogsArgs, RunArgs};
-use crate::config::{Environment, Files, Settings};
-use crate::embed;
+use super::{coordinator, session};
+use crate::args::{FollowArgs, GlobalArgs, LogsArgs, RunArgs};
+use crate::config::{ConfigError, Environment, Files, Settings};
+use crate::contact::{Contact, News};
+use crate::embed::{self, Embedded};
 use crate::error::CliError;
 use crate::exit_code::Exit;
-use crate::progress::log_lines;
+use crate::listing;
+use crate::progress::{duration, log_lines};
+use crate::remote::Connection;
+use crate::tail::{LogTail, Piece};
 
 /// Prints the log. On a terminal it is made safe to show; elsewhere its bytes are passed on as they are.
 pub async fn execute(global: &GlobalArgs, args: &LogsArgs) -> Result<Exit, CliError> {
     if args.selector.is_empty() {
         return Err(CliError::new("whose log is not said").next("Name a host, or a derivation by its path"));
     }
-    let environment = Environment::of_process();
-    // A flake's own settings say nothing about logs: this works anywhere, and beside a broken fleet.toml.
-    let files = Files::of_user(&environment)?;
-    let settings = Settings::resolve(global, &RunArgs::default(), &environment, &files)?;
-    let embedded = embed::start_coordinator(&session::embed_config(&settings)).await?;
+    let settings = settings(global, args)?;
+    let (connection, embedded) = reach(args, &settings).await?;
     let request = v1::LogsRequest {
         run: args.run.clone().unwrap_or_default(),
         selector: selector(&args.selector).to_owned(),
         attempt: args.attempt.unwrap_or(0),
         offset: 0,
-        follow: false,
+        follow: args.follow,
     };
-    let mut client =
-        RunsClient::new(embedded.channel.clone()).max_decoding_message_size(fleet_wire::MAX_MESSAGE);
-    let failed = |status: Status| no_log(args, &status);
-    let mut chunks = client.logs(request).await.map_err(failed)?.into_inner();
+    // Who does not follow wants an answer now.
+    let patience = if args.follow { settings.remote.reconnect_for.value } else { Duration::ZERO };
+    let mut tail = LogTail::new(connection.runs(), request, Contact::new(patience));
     let mut printer = Printer::new(io::stdout().is_terminal());
-    while let Some(chunk) = chunks.message().await.map_err(failed)? {
-        if !printer.print(&chunk.data)? {
-            break;
+    loop {
+        match tail.next().await.map_err(|status| no_log(args, &status))? {
+            Some(Piece::Bytes(bytes)) => {
+                if !printer.print(&bytes)? {
+                    break;
+                }
+            }
+            Some(Piece::Skipped(skipped)) => {
+                printer.finish()?;
+                tell(&format!(
+                    "({} of the log are left out: this reader was too slow)",
+                    listing::bytes(skipped)
+                ));
+            }
+            Some(Piece::News(news)) => tell(&sentence(&news)),
+            None => break,
         }
     }
     printer.finish()?;
-    embedded.shutdown().await;
+    if let Some(embedded) = embedded {
+        embedded.shutdown().await;
+    }
     Ok(Exit::Success)
+}
+
+/// What a flake says counts only for the coordinator: this works anywhere, and beside a broken fleet.toml.
+fn settings(global: &GlobalArgs, args: &LogsArgs) -> Result<Settings, CliError> {
+    let environment = Environment::of_process();
+    let files = match Files::load(&environment, &session::current_directory()?) {
+        Err(ConfigError::Invalid { path, .. }) if path.ends_with("fleet.toml") => {
+            Files::of_user(&environment)?
+        }
+        files => files?,
+    };
+    let follow = FollowArgs { reconnect_for: args.reconnect_for, ..FollowArgs::default() };
+    Ok(Settings::resolve(global, &RunArgs { follow, ..RunArgs::default() }, &environment, &files)?)
+}
+
+async fn reach(args: &LogsArgs, settings: &Settings) -> Result<(Connection, Option<Embedded>), CliError> {
+    if let Some(connection) = coordinator::connection(settings)? {
+        return Ok((connection, None));
+    }
+    if args.follow {
+        return Err(CliError::needs_coordinator("--follow"));
+    }
+    let embedded = embed::start_coordinator(&session::embed_config(settings)).await?;
+    Ok((Connection::in_memory(embedded.channel.clone()), Some(embedded)))
+}
+
+/// Beside the log, never in it. Nobody to tell when even this cannot be written.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+fn sentence(news: &News) -> String {
+    let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    match news {
+        News::Lost { why, within, .. } => {
+            format!("(no contact with the coordinator: {why}; trying again for {})", duration(ms(within)))
+        }
+        News::Back { after } => format!("(the coordinator is there again, after {})", duration(ms(after))),
+    }
 }
 
 /// Derivations are known by their base names.
@@ -53,7 +108,7 @@ fn selector(text: &str) -> &str {
 
 fn no_log(args: &LogsArgs, status: &Status) -> CliError {
     if status.code() != Code::NotFound {
-        return CliError::new(format!("no log of `{}`: {}", args.selector, status.message()));
+        return CliError::of_status(&format!("no log of `{}`", args.selector), status);
     }
     let narrowed = match (&args.run, args.attempt) {
         (Some(_), Some(_)) => Some("--run and --attempt"),
@@ -99,9 +154,10 @@ impl Printer {
         write(shown(&lines).as_bytes())
     }
 
-    fn finish(self) -> Result<(), CliError> {
-        if !self.rest.is_empty() {
-            write(shown(&self.rest).as_bytes())?;
+    fn finish(&mut self) -> Result<(), CliError> {
+        let rest = std::mem::take(&mut self.rest);
+        if !rest.is_empty() {
+            write(shown(&rest).as_bytes())?;
         }
         Ok(())
     }
@@ -130,11 +186,13 @@ mod tests {
             selector: "web".to_owned(),
             run: run.map(str::to_owned),
             attempt,
+            follow: false,
+            reconnect_for: None,
         };
         let missing = Status::not_found("no remembered run has a host web");
         insta::assert_snapshot!(no_log(&args(None, None), &missing).paragraph(), @"error: no remembered run has a host web. Name a host, or a derivation by its path or base name; what came from a cache or printed nothing has no log, nor has a host that did not evaluate.");
         insta::assert_snapshot!(no_log(&args(None, Some(7)), &missing).paragraph(), @"error: no remembered run has a host web. Leave --attempt out to see the newest log there is.");
         insta::assert_snapshot!(no_log(&args(Some("run-1"), None), &missing).paragraph(), @"error: no remembered run has a host web. Leave --run out to see the newest log there is.");
-        insta::assert_snapshot!(no_log(&args(None, None), &Status::internal("cannot read")).paragraph(), @"error: no log of `web`: cannot read.");
+        insta::assert_snapshot!(no_log(&args(None, None), &Status::internal("cannot read")).paragraph(), @"error: no log of `web`: cannot read. Try again in a moment; `fleetctl status` tells how it is.");
     }
 }

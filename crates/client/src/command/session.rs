@@ -1,4 +1,4 @@
-//! What every command that touches a flake begins with: the flake's place, the settings, the display.
+//! What commands begin with: the flake's place, the settings, the display.
 
 use std::io::{self, IsTerminal, Stderr};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use crate::config::{Environment, Files, Settings};
 use crate::embed::EmbedConfig;
 use crate::error::CliError;
 use crate::progress::{self, Console, ConsoleOptions, Display, Mode, Narrator, Size};
+use crate::signals::Signals;
 use crate::source::{FlakeRef, Location};
 
 /// The flake that the user means.
@@ -56,6 +57,16 @@ pub fn embed_config(settings: &Settings) -> EmbedConfig {
         slots: settings.worker_slots.value,
         eval_slots: settings.eval_slots.value,
     }
+}
+
+/// Listens for signals.
+pub fn signals() -> Result<Signals, CliError> {
+    Signals::listen().map_err(|error| CliError::new(format!("cannot listen for signals: {error}")))
+}
+
+/// Whether somebody sits there who can be asked.
+pub fn can_ask(environment: &Environment) -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal() && !progress::folds(environment)
 }
 
 /// A display on standard error.

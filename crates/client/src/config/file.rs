@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
+use super::settings::Origin;
 use crate::args::{ColorChoice, Kind, MAX_SLOTS, ReportFormat};
+use crate::remote::EndpointError;
 
 /// A settings file is a few lines; more than this is something else.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -29,6 +31,10 @@ pub struct ProjectFile {
     pub print_build_logs: Option<bool>,
     /// Fold successful output in CI logs.
     pub fold: Option<bool>,
+    /// Where the coordinator is; here only over the network.
+    pub coordinator: Option<String>,
+    /// How long to keep trying when it cannot be reached.
+    pub reconnect_for: Option<String>,
 }
 
 /// `config.toml` of the user.
@@ -63,6 +69,18 @@ pub struct UserFile {
     /// Evaluators at a time.
     #[serde(default, deserialize_with = "slots")]
     pub eval_slots: Option<u32>,
+    /// Where the coordinator is.
+    pub coordinator: Option<String>,
+    /// How long to keep trying when it cannot be reached.
+    pub reconnect_for: Option<String>,
+    /// Certificates of the authority that vouches for it.
+    pub ca: Option<PathBuf>,
+    /// Our certificate.
+    pub client_cert: Option<PathBuf>,
+    /// Its private key.
+    pub client_key: Option<PathBuf>,
+    /// A file with a token.
+    pub token_file: Option<PathBuf>,
 }
 
 fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -101,6 +119,25 @@ pub enum ConfigError {
         value: String,
         /// What it could be.
         expected: &'static str,
+    },
+    /// The address of the coordinator is none.
+    #[error("the coordinator's address of {origin} is not one: {source}")]
+    Coordinator {
+        /// Who said it.
+        origin: Origin,
+        /// What is wrong.
+        source: EndpointError,
+    },
+    /// A flake names a socket of this machine.
+    #[error("{path}: a flake cannot name a socket of this machine as its coordinator", path = .0.display())]
+    SocketOfFlake(PathBuf),
+    /// A time that is none.
+    #[error("reconnect_for of {origin}: {message}")]
+    Time {
+        /// Who said it.
+        origin: Origin,
+        /// What is wrong.
+        message: String,
     },
     /// Neither XDG variables nor HOME say where files may go.
     #[error("no directory for {what}: neither {variable} nor HOME is set")]
@@ -182,7 +219,8 @@ mod tests {
 
     #[test]
     fn a_flake_cannot_choose_programs_or_stores() {
-        for key in ["nix", "store", "state_dir", "cache_dir"] {
+        for key in ["nix", "store", "state_dir", "cache_dir", "ca", "client_cert", "client_key", "token_file"]
+        {
             assert!(message(&format!("{key} = \"/evil\"\n")).contains("unknown field"), "{key}");
         }
     }

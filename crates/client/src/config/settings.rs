@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-
 use super::file::{ConfigError, ProjectFile, UserFile};
-use crate::args::{ColorChoice, GlobalArgs, Kind, MAX_SLOTS, ReportFormat, RunArgs};
+use super::remote::RemoteSettings;
+use super::sources::{Sources, flag, optional, setting};
+use crate::args::{ColorChoice, GlobalArgs, Kind, ReportFormat, RunArgs};
 
 /// A value and where it was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Settings {
     pub print_build_logs: Setting<bool>,
     /// Fold successful output in CI logs.
     pub fold: Setting<bool>,
+    /// Where the coordinator is, and who we are to it.
+    pub remote: RemoteSettings,
 }
 
 /// The variables of the process, as data.
@@ -78,12 +80,12 @@ impl Environment {
         self.0.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
     }
 
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
         self.0.get(std::ffi::OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// XDG base directories must be absolute; others are ignored, as the specification says.
-    fn xdg(&self, variable: &'static str, below_home: &str) -> Option<PathBuf> {
+    pub(super) fn xdg(&self, variable: &'static str, below_home: &str) -> Option<PathBuf> {
         let xdg = self.path(variable).filter(|path| path.is_absolute());
         let home = || self.path("HOME").map(|home| home.join(below_home));
         Some(xdg.or_else(home)?.join("fleetctl"))
@@ -127,21 +129,9 @@ impl Settings {
             fail_fast: sources.fail_fast()?,
             print_build_logs: sources.print_build_logs()?,
             fold: sources.fold()?,
+            remote: RemoteSettings::resolve(&sources)?,
         })
     }
-}
-
-type Said<T> = Option<(T, Origin)>;
-
-fn flag<T>(name: &'static str, value: Option<T>) -> Said<T> {
-    value.map(|value| (value, Origin::Flag(name)))
-}
-
-struct Sources<'a> {
-    global: &'a GlobalArgs,
-    run: &'a RunArgs,
-    environment: &'a Environment,
-    files: &'a Files,
 }
 
 /// One setting each: who may say it, in the order in which they are heard, and the default.
@@ -191,7 +181,7 @@ impl Sources<'_> {
 
     fn format(&self) -> Result<Setting<ReportFormat>, ConfigError> {
         let variable = self.choice("FLEET_FORMAT", "markdown, nvd or json")?;
-        let said = flag("--format", self.run.format).or(variable);
+        let said = flag("--format", self.run.report.format).or(variable);
         Ok(setting(said.or(self.either(|file| file.format, |file| file.format)), ReportFormat::Markdown))
     }
 
@@ -203,120 +193,14 @@ impl Sources<'_> {
     }
 
     fn print_build_logs(&self) -> Result<Setting<bool>, ConfigError> {
-        let given = flag("--print-build-logs", self.run.print_build_logs.then_some(true));
+        let given = flag("--print-build-logs", self.run.follow.print_build_logs.then_some(true));
         let said = given.or(self.switch("FLEET_PRINT_BUILD_LOGS")?);
         Ok(setting(said.or(self.either(|file| file.print_build_logs, |file| file.print_build_logs)), false))
     }
 
     fn fold(&self) -> Result<Setting<bool>, ConfigError> {
-        let said = flag("--no-fold", self.run.no_fold.then_some(false)).or(self.switch("FLEET_FOLD")?);
+        let said = flag("--no-fold", self.run.follow.no_fold.then_some(false)).or(self.switch("FLEET_FOLD")?);
         Ok(setting(said.or(self.either(|file| file.fold, |file| file.fold)), true))
-    }
-}
-
-fn setting<T>(said: Said<T>, default: T) -> Setting<T> {
-    let (value, origin) = said.unwrap_or((default, Origin::Default));
-    Setting { value, origin }
-}
-
-fn optional<T>(said: Said<T>) -> Setting<Option<T>> {
-    setting(said.map(|(value, origin)| (Some(value), origin)), None)
-}
-
-/// Where things are said.
-impl Sources<'_> {
-    fn user<T>(&self, pick: impl Fn(&UserFile) -> Option<T>) -> Said<T> {
-        let (path, file) = self.files.user.as_ref()?;
-        Some((pick(file)?, Origin::File(path.clone())))
-    }
-
-    fn either<T>(
-        &self,
-        project: impl Fn(&ProjectFile) -> Option<T>,
-        user: impl Fn(&UserFile) -> Option<T>,
-    ) -> Said<T> {
-        let said = self.files.project.as_ref().and_then(|(path, file)| {
-            let value = project(file)?;
-            Some((value, Origin::File(path.clone())))
-        });
-        said.or_else(|| self.user(user))
-    }
-
-    fn variable(&self, name: &'static str) -> Said<&str> {
-        self.environment.get(name).map(|value| (value, Origin::Variable(name)))
-    }
-
-    fn path(&self, name: &'static str) -> Said<PathBuf> {
-        self.environment.path(name).map(|value| (value, Origin::Variable(name)))
-    }
-
-    fn list(&self, name: &'static str) -> Said<Vec<String>> {
-        let (value, origin) = self.variable(name)?;
-        Some((value.split(',').map(|glob| glob.trim().to_owned()).collect(), origin))
-    }
-
-    fn number(&self, name: &'static str) -> Result<Said<u32>, ConfigError> {
-        self.parsed(name, "a number from 1 to 1024", |text| {
-            text.parse().ok().filter(|slots| (1..=MAX_SLOTS).contains(slots))
-        })
-    }
-
-    fn switch(&self, name: &'static str) -> Result<Said<bool>, ConfigError> {
-        self.parsed(name, "1 or 0", |text| match text {
-            "1" | "true" | "yes" => Some(true),
-            "0" | "false" | "no" => Some(false),
-            _ => None,
-        })
-    }
-
-    fn choice<T: ValueEnum>(
-        &self,
-        name: &'static str,
-        expected: &'static str,
-    ) -> Result<Said<T>, ConfigError> {
-        self.parsed(name, expected, |text| T::from_str(text, false).ok())
-    }
-
-    fn choices<T: ValueEnum>(
-        &self,
-        name: &'static str,
-        expected: &'static str,
-    ) -> Result<Said<Vec<T>>, ConfigError> {
-        self.parsed(name, expected, |text| {
-            text.split(',').map(|item| T::from_str(item.trim(), false).ok()).collect()
-        })
-    }
-
-    fn parsed<T>(
-        &self,
-        name: &'static str,
-        expected: &'static str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Said<T>, ConfigError> {
-        let Some((text, origin)) = self.variable(name) else { return Ok(None) };
-        match parse(text) {
-            Some(value) => Ok(Some((value, origin))),
-            None => Err(ConfigError::Variable { name, value: text.to_owned(), expected }),
-        }
-    }
-
-    fn directory(
-        &self,
-        what: &'static str,
-        name: &'static str,
-        pick: impl Fn(&UserFile) -> Option<PathBuf>,
-    ) -> Result<Setting<PathBuf>, ConfigError> {
-        let said = self.path(name).or_else(|| self.user(pick));
-        if let Some((value, origin)) = said {
-            return Ok(Setting { value, origin });
-        }
-        let (variable, below_home) = match what {
-            "state" => ("XDG_STATE_HOME", ".local/state"),
-            _ => ("XDG_CACHE_HOME", ".cache"),
-        };
-        let value = self.environment.xdg(variable, below_home);
-        let value = value.ok_or(ConfigError::NoDirectory { what, variable })?;
-        Ok(Setting { value, origin: Origin::Default })
     }
 }
 

@@ -29,11 +29,11 @@ impl From<EmbedError> for CliError {
             EmbedError::Store(_) => {
                 "Give `daemon` or `unix://SOCKET`, with --store, FLEET_STORE or NIX_REMOTE"
             }
-            EmbedError::Coordinator(StartError::Journal(_) | StartError::Chunks(_)) => {
-                "Move the state directory away (`fleetctl config show` names it) and run the same command again"
-            }
             EmbedError::Coordinator(StartError::Directory { .. }) => {
                 "Make the state directory writable, or set FLEET_STATE_DIR to one that is"
+            }
+            EmbedError::Coordinator(_) => {
+                "Move the state directory away (`fleetctl config show` names it) and run the same command again"
             }
             EmbedError::Worker(WorkerError::Daemon(error)) => return daemon(error),
             EmbedError::Worker(WorkerError::Directory { .. }) => {

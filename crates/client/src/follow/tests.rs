@@ -3,25 +3,36 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use fleet_wire::v1;
+use fleet_wire::v1::run_event::Event;
 use fleet_wire::v1::runs_server::{Runs, RunsServer};
-use fleet_wire::v1::{self, runs_client::RunsClient};
 use futures::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
-use super::Follower;
+use super::{Follower, Seen};
+use crate::contact::{Contact, News};
+use crate::remote::Connection;
 
 const EVENTS: u64 = 5;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Gives two events a stream, then breaks it; the last stream ends in order.
 #[derive(Clone, Default)]
 struct Flaky {
     asked: Arc<Mutex<Vec<u64>>>,
     refused: Arc<AtomicU64>,
+    /// So often in a row it refuses the second question.
+    outage: u64,
     breaks_with: Option<Code>,
+    /// Streams end in order though the run has not.
+    ends_early: bool,
+    /// The first stream leaves this event out.
+    leaves_out: Option<u64>,
 }
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -53,16 +64,21 @@ impl Runs for Flaky {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let after = request.into_inner().after_sequence;
         self.asked.lock().expect("no test panicked").push(after);
-        if self.refused.fetch_add(1, Ordering::Relaxed) == 1 {
+        let call = self.refused.fetch_add(1, Ordering::Relaxed);
+        if (1..=self.outage).contains(&call) {
             return Err(Status::unavailable("restarting"));
         }
         // A log line, outside of the sequence; then one event too many, as after a lost acknowledgement.
         let first = after.max(1);
         let last = (after + 2).min(EVENTS);
-        let events = (first..=last).map(|sequence| v1::RunEvent { sequence, ..Default::default() });
+        let finished =
+            |sequence| (sequence == EVENTS).then(|| Event::RunFinished(v1::RunFinished::default()));
+        let events = (first..=last)
+            .filter(|sequence| call > 0 || self.leaves_out != Some(*sequence))
+            .map(|sequence| v1::RunEvent { sequence, event: finished(sequence), ..Default::default() });
         let log = v1::RunEvent::default();
         let mut items: Vec<_> = std::iter::once(log).chain(events).map(Ok).collect();
-        if last < EVENTS {
+        if last < EVENTS && !self.ends_early {
             items.push(Err(Status::new(self.breaks_with.unwrap_or(Code::Unavailable), "the stream broke")));
         }
         Ok(Response::new(stream::iter(items).boxed()))
@@ -96,28 +112,68 @@ fn connect(flaky: Flaky) -> Channel {
     Endpoint::from_static("http://in-memory").connect_with_connector_lazy(connector)
 }
 
-async fn sequences(flaky: Flaky) -> Result<Vec<u64>, Status> {
-    let mut follower = Follower::new(RunsClient::new(connect(flaky)), "run".to_owned(), true);
-    let mut seen = Vec::new();
-    while let Some(event) = follower.next().await? {
-        seen.push(event.sequence);
+/// Sequence numbers as they were seen, and what was told of the connection.
+async fn followed(flaky: Flaky, patience: Duration) -> Result<(Vec<u64>, Vec<News>), Status> {
+    let connection = Connection::in_memory(connect(flaky));
+    let mut follower = Follower::new(connection.runs(), "run".to_owned(), true, Contact::new(patience));
+    let (mut seen, mut told) = (Vec::new(), Vec::new());
+    loop {
+        // As a display that is redrawn: the wait for an event is begun anew again and again.
+        let next = tokio::time::timeout(Duration::from_millis(5), follower.next()).await;
+        let Ok(next) = next else { continue };
+        match next? {
+            Some(Seen::Event(event)) => seen.push(event.sequence),
+            Some(Seen::News(news)) => told.push(news),
+            None => break,
+        }
     }
-    Ok(seen)
+    seen.retain(|&sequence| sequence > 0);
+    Ok((seen, told))
 }
 
 #[tokio::test]
 async fn a_broken_stream_is_taken_up_where_it_ended() {
     let flaky = Flaky::default();
-    let seen = sequences(flaky.clone()).await.expect("followed");
-    let numbered: Vec<u64> = seen.into_iter().filter(|&sequence| sequence > 0).collect();
-    assert_eq!(numbered, [1, 2, 3, 4, 5]);
-    assert_eq!(*flaky.asked.lock().expect("no test panicked"), [0, 2, 2, 4]);
+    let (seen, told) = followed(flaky.clone(), PATIENCE).await.expect("followed");
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    assert_eq!(told, [], "nobody need know");
+    assert_eq!(*flaky.asked.lock().expect("no test panicked"), [0, 2, 4]);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_once_and_costs_no_event() {
+    let flaky = Flaky { outage: 4, ..Flaky::default() };
+    let (seen, told) = followed(flaky.clone(), PATIENCE).await.expect("followed");
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    assert!(matches!(&*told, [News::Lost { why, .. }, News::Back { .. }] if why == "restarting"), "{told:?}");
+    assert_eq!(*flaky.asked.lock().expect("no test panicked"), [0, 2, 2, 2, 2, 2, 4]);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_before_its_run_is_taken_up_again() {
+    let (seen, _) =
+        followed(Flaky { ends_early: true, ..Flaky::default() }, PATIENCE).await.expect("followed");
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_missing_is_asked_for_again() {
+    let flaky = Flaky { leaves_out: Some(1), ..Flaky::default() };
+    let (seen, _) = followed(flaky.clone(), PATIENCE).await.expect("followed");
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    assert_eq!(flaky.asked.lock().expect("no test panicked")[..2], [0, 0]);
+}
+
+#[tokio::test]
+async fn patience_ends() {
+    let error = followed(Flaky { outage: u64::MAX, ..Flaky::default() }, Duration::from_millis(300)).await;
+    assert_eq!(error.expect_err("given up").code(), Code::Unavailable);
 }
 
 #[tokio::test]
 async fn what_cannot_pass_is_an_error_at_once() {
     let flaky = Flaky { breaks_with: Some(Code::NotFound), ..Flaky::default() };
-    let error = sequences(flaky.clone()).await.expect_err("an error");
+    let error = followed(flaky.clone(), PATIENCE).await.expect_err("an error");
     assert_eq!(error.code(), Code::NotFound);
     assert_eq!(flaky.asked.lock().expect("no test panicked").len(), 1);
 }

@@ -15,6 +15,8 @@ use crate::config::Environment;
 const HEARTBEAT_MS: u64 = 30_000;
 /// Redraws at most this often.
 const REDRAW_MS: u64 = 250;
+/// Lines kept while a question stands.
+const MAX_HELD: usize = 2_000;
 const ROUTINE_GROUP: &str = "Progress";
 
 /// How progress is shown.
@@ -52,6 +54,10 @@ pub struct Console<W> {
     group_open: bool,
     spoken_ms: u64,
     drawn_ms: Option<u64>,
+    /// Somebody types an answer: nothing may be written until the line is done.
+    asking: bool,
+    /// Lines that came during the question and had no room.
+    unshown: usize,
 }
 
 impl<W: Write> Console<W> {
@@ -65,12 +71,40 @@ impl<W: Write> Console<W> {
             group_open: false,
             spoken_ms: 0,
             drawn_ms: None,
+            asking: false,
+            unshown: 0,
         }
     }
 
-    /// How progress is shown.
-    pub fn mode(&self) -> Mode {
-        self.options.mode
+    /// Whether a region is redrawn.
+    pub fn is_live(&self) -> bool {
+        self.options.mode == Mode::Live
+    }
+
+    /// Puts a question where the region was; until it is answered, everything else waits.
+    pub fn ask(&mut self, question: &str) {
+        let written = self.redraw(&[]).and_then(|()| self.close_group());
+        // The terminal has shown the Ctrl-C: it is no part of the question.
+        let start = if self.asking || self.is_live() { "\r" } else { "\n" };
+        self.asking = true;
+        drop(written.and_then(|()| write!(self.to, "{start}{question}")).and_then(|()| self.to.flush()));
+    }
+
+    /// Goes on, where the question stood or below it.
+    pub fn answered(&mut self) {
+        if !std::mem::take(&mut self.asking) {
+            return;
+        }
+        drop(self.to.write_all(if self.is_live() { b"\r\x1b[J" } else { b"\n" }));
+        let unshown = std::mem::take(&mut self.unshown);
+        if unshown > 0 {
+            self.pending.push(Line::new().and(Style::Dim, format!("({unshown} lines came meanwhile)")));
+        }
+        if !self.is_live() {
+            for line in std::mem::take(&mut self.pending) {
+                drop(self.write_line(&line));
+            }
+        }
     }
 
     /// Prints, now or with the next redraw. `now_ms` is on any clock, always the same.
@@ -78,6 +112,10 @@ impl<W: Write> Console<W> {
         self.spoken_ms = now_ms;
         let written = match (self.options.mode, saying) {
             (Mode::Quiet, Saying::Line(Importance::Routine | Importance::Closing, _) | Saying::Block(..)) => {
+                Ok(())
+            }
+            (_, saying) if self.asking => {
+                self.hold(saying);
                 Ok(())
             }
             (Mode::Quiet, Saying::Line(Importance::Important, line)) => self.write_line(&line),
@@ -98,6 +136,7 @@ impl<W: Write> Console<W> {
     /// Redraws the region, or gives a sign of life. To be called a few times a second.
     pub fn tick(&mut self, progress: &Progress, now_ms: u64) {
         let written = match self.options.mode {
+            _ if self.asking => Ok(()),
             Mode::Live if self.drawn_ms.is_none_or(|drawn_ms| now_ms >= drawn_ms + REDRAW_MS) => {
                 self.drawn_ms = Some(now_ms);
                 let lines = render::render(progress, (self.options.size)(), now_ms);
@@ -115,8 +154,19 @@ impl<W: Write> Console<W> {
 
     /// Prints what is pending and takes the region away.
     pub fn finish(&mut self) {
+        self.answered();
         let written = self.redraw(&[]).and_then(|()| self.close_group()).and_then(|()| self.to.flush());
         drop(written);
+    }
+
+    fn hold(&mut self, saying: Saying) {
+        let lines = match saying {
+            Saying::Line(_, line) => vec![line],
+            Saying::Block(_, lines) => lines,
+        };
+        let room = MAX_HELD.saturating_sub(self.pending.len()).min(lines.len());
+        self.unshown += lines.len() - room;
+        self.pending.extend(lines.into_iter().take(room));
     }
 
     fn plain(&mut self, importance: Importance, line: &Line) -> io::Result<()> {

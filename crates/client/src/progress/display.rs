@@ -7,7 +7,9 @@ use fleet_wire::v1;
 
 use super::console::Console;
 use super::narrate::{Importance, Narrator, Saying, narrate_notice};
+use super::render::duration;
 use super::state::Progress;
+use crate::contact::News;
 
 /// The display, and the clock it runs on.
 #[derive(Debug)]
@@ -28,6 +30,50 @@ impl<W: Write> Display<W> {
     pub fn note(&mut self, text: &str) {
         let saying = Saying::Line(Importance::Important, narrate_notice(text));
         self.console.say(saying, self.now_ms());
+    }
+
+    /// What has been shown, as state.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Tells that contact with the coordinator is lost, or there again.
+    pub fn news(&mut self, news: &News) {
+        match news {
+            News::Lost { why, since, within } => {
+                let ago_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.progress.lose_contact(self.now_ms().saturating_sub(ago_ms));
+                let goes_on = if self.progress.is_begun() { "; the run goes on there" } else { "" };
+                let within = duration(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+                self.note(&format!(
+                    "no contact with the coordinator: {why}{goes_on}, trying again for {within}"
+                ));
+            }
+            News::Back { after } => {
+                self.progress.regain_contact();
+                let after = duration(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                self.note(&format!("the coordinator is there again, after {after}"));
+            }
+        }
+    }
+
+    /// What the run waits for while nothing moves; nothing when something does.
+    pub fn wait_for(&mut self, what: Option<&str>) {
+        if self.progress.wait_for(what)
+            && let (Some(what), false) = (what, self.console.is_live())
+        {
+            self.note(what);
+        }
+    }
+
+    /// Asks something; the display stands still until it is answered.
+    pub fn ask(&mut self, question: &str) {
+        self.console.ask(question);
+    }
+
+    /// The question, if there is one, needs no answer any more.
+    pub fn answered(&mut self) {
+        self.console.answered();
     }
 
     /// Takes the live region away.

@@ -102,7 +102,7 @@ impl Line {
 }
 
 /// Columns that a text takes at most.
-pub(super) fn width(text: &str) -> usize {
+pub fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 

@@ -15,9 +15,10 @@ mod state;
 pub use console::{Console, ConsoleOptions, Mode, choose_mode, colored, folds};
 pub use display::Display;
 pub use escape::{log_lines, visible};
+pub use line::{Line, Style, width};
 pub use narrate::{Importance, Narrator, Saying};
-pub use render::Size;
-pub use state::Progress;
+pub use render::{Size, duration, plural};
+pub use state::{Progress, TargetState};
 
 #[cfg(test)]
 mod tests;

@@ -118,7 +118,8 @@ impl Narrator {
             StepStatus::Retried => {
                 let cause =
                     finished.failure.as_ref().map(|failure| visible(&failure.cause)).unwrap_or_default();
-                sayings.push(routine("Retrying", Style::Notable, &format!("{name}: {cause}")));
+                let text = format!("{name}: attempt {} was lost: {cause}", finished.attempt);
+                sayings.push(routine("Retrying", Style::Notable, &text));
             }
             StepStatus::Failed => {
                 self.told.insert(finished.drv.clone());

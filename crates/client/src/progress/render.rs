@@ -24,13 +24,16 @@ pub(super) fn render(progress: &Progress, size: Size, now_ms: u64) -> Vec<Line> 
     let columns = size.columns.saturating_sub(1).max(8);
     let room = (size.rows / 3).clamp(1, 1 + MAX_STRIP_ROWS + MAX_STEPS);
     let mut lines = vec![summary(progress, now_ms)];
-    if room > 2 {
-        lines.extend(strip(progress, columns, MAX_STRIP_ROWS.min(room - 2)));
+    if let Some(what) = progress.waits_for().filter(|_| room > 1) {
+        lines.push(Line::new().and(Style::Notable, format!("  {what}")));
+    }
+    if room > lines.len() + 1 {
+        lines.extend(strip(progress, columns, MAX_STRIP_ROWS.min(room - lines.len() - 1)));
     }
     let left = room.saturating_sub(lines.len()).min(MAX_STEPS);
     let steps = progress.running();
     let shown = if steps.len() > left { left.saturating_sub(1) } else { steps.len() };
-    lines.extend(steps.iter().take(shown).map(|step| running(step, now_ms)));
+    lines.extend(steps.iter().take(shown).map(|step| running(step, progress.workers() > 1, now_ms)));
     if steps.len() > shown && left > 0 {
         lines.push(Line::new().and(Style::Dim, format!("  and {} more", steps.len() - shown)));
     }
@@ -42,6 +45,10 @@ pub(super) fn summary(progress: &Progress, now_ms: u64) -> Line {
     let counts = progress.counts();
     let done = counts.built + counts.failed + counts.cancelled;
     let mut line = Line::new().and(Style::Bold, duration(now_ms));
+    if let Some(since_ms) = progress.without_contact_since_ms() {
+        let lasts = duration(now_ms.saturating_sub(since_ms));
+        line = line.and(Style::Bad, format!("  no contact with the coordinator for {lasts}"));
+    }
     let hosts = progress.hosts().len();
     if hosts == 0 {
         return line.and(Style::Plain, "  looking for hosts");
@@ -55,7 +62,9 @@ pub(super) fn summary(progress: &Progress, now_ms: u64) -> Line {
         line = line.and(Style::Plain, format!(" · {done}/{} steps", counts.wanted));
     }
     if !progress.running().is_empty() {
-        line = line.and(Style::Busy, format!(" · {} building", progress.running().len()));
+        let workers = progress.workers();
+        let on = if workers > 1 { format!(" on {workers} workers") } else { String::new() };
+        line = line.and(Style::Busy, format!(" · {} building{on}", progress.running().len()));
     }
     if counts.failed > 0 {
         line = line.and(Style::Bad, format!(" · {} failed", plural(counts.failed as usize, "step")));
@@ -101,7 +110,8 @@ fn cell(state: TargetState) -> (Style, &'static str) {
     }
 }
 
-fn running(step: &RunningStep, now_ms: u64) -> Line {
+/// The worker is named where there is more than one.
+fn running(step: &RunningStep, names_worker: bool, now_ms: u64) -> Line {
     let mut line = Line::new().and(Style::Busy, "  ▸ ").and(Style::Plain, visible(&step.name));
     if !step.phase.is_empty() {
         line = line.and(Style::Dim, format!("  {}", visible(&step.phase)));
@@ -109,11 +119,14 @@ fn running(step: &RunningStep, now_ms: u64) -> Line {
     if step.attempt > 1 {
         line = line.and(Style::Notable, format!("  attempt {}", step.attempt));
     }
+    if names_worker {
+        line = line.and(Style::Dim, format!("  on {}", visible(&step.worker)));
+    }
     line.and(Style::Dim, format!("  {}", duration(now_ms.saturating_sub(step.started_ms))))
 }
 
 /// `4s`, `1m05s`, `2h03m`.
-pub(super) fn duration(ms: u64) -> String {
+pub fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -123,6 +136,6 @@ pub(super) fn duration(ms: u64) -> String {
 }
 
 /// `1 host`, `2 hosts`.
-pub(super) fn plural(count: usize, noun: &str) -> String {
+pub fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }

@@ -1,6 +1,6 @@
 //! The state of a run as a fold over its events. Pure: knows neither clock nor screen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_wire::v1::{self, Side, StepStatus, TargetStatus, run_event::Event};
 
@@ -12,6 +12,9 @@ pub struct Progress {
     counts: v1::Counts,
     at_ms: u64,
     finished: bool,
+    /// On the clock of the display.
+    without_contact_since_ms: Option<u64>,
+    waits_for: Option<String>,
 }
 
 /// Name and kind: two kinds of configuration may share a name.
@@ -123,6 +126,52 @@ impl Progress {
     /// Whether the run is over.
     pub fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// Whether the coordinator has told anything of it.
+    pub fn is_begun(&self) -> bool {
+        self.at_ms > 0 || !self.hosts.is_empty()
+    }
+
+    /// Since when there has been no contact with the coordinator, on the clock of the display.
+    pub fn without_contact_since_ms(&self) -> Option<u64> {
+        self.without_contact_since_ms
+    }
+
+    /// There is no contact.
+    pub fn lose_contact(&mut self, since_ms: u64) {
+        self.without_contact_since_ms = Some(since_ms);
+    }
+
+    /// There is contact.
+    pub fn regain_contact(&mut self) {
+        self.without_contact_since_ms = None;
+    }
+
+    /// What the run waits for, if it stands still.
+    pub fn waits_for(&self) -> Option<&str> {
+        self.waits_for.as_deref()
+    }
+
+    /// Remembers it; tells whether it is another than before, and not only by a number that runs.
+    pub fn wait_for(&mut self, what: Option<&str>) -> bool {
+        let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        let is_other = self.waits_for.as_deref().map(words) != what.map(words);
+        if self.waits_for.as_deref() != what {
+            self.waits_for = what.map(str::to_owned);
+        }
+        is_other
+    }
+
+    /// The name of the first host in the first of these states that any is in.
+    pub fn first(&self, states: &[TargetState]) -> Option<&str> {
+        let of = |state: &TargetState| self.hosts.iter().find(|(_, host)| host.overall() == *state);
+        states.iter().find_map(of).map(|((name, _), _)| name.as_str())
+    }
+
+    /// Workers that build something now.
+    pub fn workers(&self) -> usize {
+        self.running.iter().map(|step| step.worker.as_str()).collect::<BTreeSet<_>>().len()
     }
 
     /// Targets in a state.
