@@ -7,3 +7,4 @@ mod crash;
 mod disk;
 mod entries;
 mod postgres;
+mod sqlite;
