@@ -191,10 +191,7 @@ impl Source {
             Some(kept) if is_fresh(&kept) => Ok(kept),
             old => {
                 let old = old.filter(|kept| kept.at.elapsed() < MAX_STALE);
-                self.fetch(&mut last_fetch).await.or_else(|error| {
-                    tracing::warn!(issuer = self.issuer.config.name, %error, "the issuer's keys were not renewed");
-                    old.ok_or(error)
-                })
+                self.fetch(&mut last_fetch).await.or_else(|error| old.ok_or(error))
             }
         }
     }
@@ -214,15 +211,25 @@ impl Source {
         }
         let at = Instant::now();
         *last_fetch = Some(at);
-        let keys = match &self.place {
-            Place::File(path) => KeySet::parse(&keyfile::read_public(path)?)?,
-            Place::Url { address, tls } => {
-                KeySet::parse(&https::get(address, tls.clone(), bound::KEYS_LEN, FETCH_LIMIT).await?)?
-            }
-        };
+        let keys = self.place.keys().await.inspect_err(|error| {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(issuer = self.issuer.config.name, error, "the issuer's keys cannot be had");
+        })?;
         let kept = Arc::new(Kept { keys, at });
         self.kept.store(Some(kept.clone()));
         Ok(kept)
+    }
+}
+
+impl Place {
+    async fn keys(&self) -> Result<KeySet, SourceError> {
+        match self {
+            Self::File(path) => Ok(KeySet::parse(&keyfile::read_public(path)?)?),
+            Self::Url { address, tls } => {
+                let body = https::get(address, tls.clone(), bound::KEYS_LEN, FETCH_LIMIT).await?;
+                Ok(KeySet::parse(&body)?)
+            }
+        }
     }
 }
 

@@ -314,20 +314,20 @@ fn records_hold_no_secrets() {
     assert!(!format!("{registry:?}").contains(&secret(1).to_text()));
 }
 
-/// The steps that the coordinator takes for one machine: ask, have it signed, register, and show what that says.
-fn enrol(
+/// What the coordinator does for one machine: it asks, has it signed, registers, and shows what that says. All have
+/// asked before the first registers.
+async fn enrol(
     registry: &Mutex<Registry>,
     authority: &Authority,
-    token: &JoinToken,
     request: &[u8],
+    all_asked: &tokio::sync::Barrier,
 ) -> Result<Vec<u8>, RegistryError> {
     let key = PublicKey::from_request(request).expect("the request is good");
-    let asked = registry.lock().expect("nobody panicked").join(NOW, token, &key.fingerprint)?;
-    let issued = match asked {
-        Join::Issued(issued) => return Ok(issued.certificate),
-        Join::Sign(grant) => authority.sign_worker(NOW, &grant, &key).expect("it signs"),
-    };
-    let request = Request::RedeemJoinToken { token: token.clone(), issued };
+    let asked = registry.lock().expect("nobody panicked").join(NOW, &join_token(1), &key.fingerprint);
+    let Ok(Join::Sign(grant)) = asked else { panic!("nobody has come yet: {asked:?}") };
+    let issued = authority.sign_worker(NOW, &grant, &key).expect("it signs");
+    all_asked.wait().await;
+    let request = Request::RedeemJoinToken { token: join_token(1), issued };
     match registry.lock().expect("nobody panicked").decide(NOW, request)?.answer {
         Answer::Certificate(issued) => Ok(issued.certificate),
         other => panic!("no certificate but {other:?}"),
@@ -340,11 +340,12 @@ async fn enrol_in_parallel(keys: usize, uses: usize) -> Vec<Result<Vec<u8>, Regi
     let registry = Arc::new(Mutex::new(Registry::default()));
     registry.lock().expect("nobody panicked").decide(NOW, create_join("b1", 1)).expect("the token is made");
     let requests: Vec<Arc<Vec<u8>>> = (0..keys).map(|_| Arc::new(NewKey::generate().request())).collect();
+    let all_asked = Arc::new(tokio::sync::Barrier::new(uses));
     let tasks: Vec<_> = (0..uses)
         .map(|number| {
             let request = requests[number % keys].clone();
-            let (registry, authority) = (registry.clone(), authority.clone());
-            tokio::spawn(async move { enrol(&registry, &authority, &join_token(1), &request) })
+            let (registry, authority, all_asked) = (registry.clone(), authority.clone(), all_asked.clone());
+            tokio::spawn(async move { enrol(&registry, &authority, &request, &all_asked).await })
         })
         .collect();
     let mut results = vec![];

@@ -61,13 +61,31 @@ pub enum TlsFailure {
 /// Finds the TLS failure among an error and its causes; `own` is the certificate that was shown, `now` seconds
 /// since 1970. None if the error is of another kind, a lost connection for example.
 pub fn explain(error: &(dyn Error + 'static), own: Option<&Identity>, now: u64) -> Option<TlsFailure> {
-    let tls = find(error)?;
-    Some(match tls {
-        rustls::Error::InvalidCertificate(error) => coordinators(error),
-        rustls::Error::AlertReceived(alert) => ours(*alert, own, now),
-        rustls::Error::InvalidMessage(_) => TlsFailure::NotTls,
-        other => TlsFailure::Handshake(other.to_string()),
-    })
+    match causes(error).find_map(|error| error.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(error)) => Some(coordinators(error)),
+        Some(rustls::Error::AlertReceived(alert)) => Some(ours(*alert, own, now)),
+        Some(rustls::Error::InvalidMessage(_)) => Some(TlsFailure::NotTls),
+        Some(other) => Some(TlsFailure::Handshake(other.to_string())),
+        None => {
+            causes(error).find_map(|error| alert_in(&error.to_string())).map(|alert| ours(alert, own, now))
+        }
+    }
+}
+
+/// HTTP/2 keeps of an error only its text, and hears of a refused certificate where it first reads.
+fn alert_in(text: &str) -> Option<AlertDescription> {
+    const ALERTS: [AlertDescription; 9] = [
+        AlertDescription::AccessDenied,
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateRequired,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::DecryptError,
+        AlertDescription::UnknownCA,
+        AlertDescription::UnsupportedCertificate,
+    ];
+    ALERTS.into_iter().find(|alert| text.ends_with(&rustls::Error::AlertReceived(*alert).to_string()))
 }
 
 fn coordinators(error: &CertificateError) -> TlsFailure {
@@ -108,21 +126,14 @@ fn ours(alert: AlertDescription, own: Option<&Identity>, now: u64) -> TlsFailure
     }
 }
 
-fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     // Errors are made by libraries: their chains end, but nothing promises it.
     const MAX_CAUSES: usize = 32;
-    let mut current = Some(error);
-    for _ in 0..MAX_CAUSES {
-        let error = current?;
-        if let Some(tls) = error.downcast_ref() {
-            return Some(tls);
-        }
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        let error: &'a (dyn Error + 'static) = *error;
         // `source` of an IO error skips the very error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        current = match wrapped {
-            Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
-            None => error.source(),
-        };
-    }
-    None
+        wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+    .take(MAX_CAUSES)
 }
