@@ -1,5 +1,8 @@
-//! What must be built for a target: the daemon's missing query, on one long-lived connection, and the derivations
-//! behind its answer. Owns what this session has told the coordinator, so that nothing is sent twice.
+//! What must be built for a target, asked on one long-lived connection, and the derivations behind the answer. Where
+//! this machine builds everything, the daemon's missing query says it; where others build, `needed` finds it. Owns
+//! what this session has told the coordinator, so that nothing is sent twice.
+
+mod needed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -13,6 +16,9 @@ use fleet_nix::store_path::{OutputName, StoreDir, StorePath, StorePathError};
 use fleet_nix::{DerivedPath, OutputSet};
 use fleet_wire::v1;
 use thiserror::Error;
+
+use crate::context::Context;
+use crate::transfer::{Right, TransferError, publish};
 
 /// Largest derivation that fits a message, bytes.
 const MAX_SENT: usize = 8 << 20;
@@ -38,6 +44,16 @@ pub(crate) enum PlanError {
     TooLarge { drv: String, size: usize },
     #[error("derivation {drv} has no output {output}")]
     NoOutput { drv: String, output: String },
+    #[error("what other machines need cannot be brought to the coordinator")]
+    Transfer(#[from] TransferError),
+}
+
+/// For whom a target is planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker<'a> {
+    pub(crate) context: &'a Context,
+    /// Number and epoch.
+    pub(crate) job: (u64, u64),
 }
 
 /// What must be built for one target, and what the coordinator has not been told.
@@ -58,13 +74,17 @@ pub(crate) struct Planner {
     known: HashMap<StorePath, Known>,
     told: HashSet<StorePath>,
     counted: HashSet<StorePath>,
+    /// Other machines can have these, as this job found.
+    elsewhere: BTreeSet<StorePath>,
+    job: (u64, u64),
 }
 
 /// What planning needs of a derivation.
 #[derive(Debug)]
 struct Known {
     outputs: BTreeMap<OutputName, Option<StorePath>>,
-    inputs: Vec<StorePath>,
+    inputs: Vec<(StorePath, OutputName)>,
+    sources: Vec<StorePath>,
 }
 
 impl Planner {
@@ -76,15 +96,21 @@ impl Planner {
     ) -> Result<Self, DaemonError> {
         daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
         let (known, told, counted) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Ok(Self { address, daemon, store_dir, known, told, counted })
+        let (elsewhere, job) = (BTreeSet::new(), (0, 0));
+        Ok(Self { address, daemon, store_dir, known, told, counted, elsewhere, job })
     }
 
-    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it. A connection that was
-    /// lost, or cut by a cancelled job, is made again.
-    pub(crate) async fn plan(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
+    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it. Where others build, what
+    /// they need from here is with the coordinator when this returns. A connection that was lost, or cut by a
+    /// cancelled job, is made again.
+    pub(crate) async fn plan(&mut self, asker: Asker<'_>, toplevel: &Toplevel) -> Result<Plan, PlanError> {
         self.stay_bounded();
+        if self.job != asker.job {
+            self.job = asker.job;
+            self.elsewhere.clear();
+        }
         if !self.daemon.is_poisoned() {
-            match self.plan_once(proxy, toplevel).await {
+            match self.plan_once(asker, toplevel).await {
                 Err(PlanError::Daemon(error)) if error.remote().is_none() => {
                     tracing::warn!(%error, "the connection that plans broke: making another");
                 }
@@ -94,12 +120,18 @@ impl Planner {
         let mut daemon = Daemon::connect(&self.address).await?;
         daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
         self.daemon = daemon;
-        self.plan_once(proxy, toplevel).await
+        self.plan_once(asker, toplevel).await
     }
 
     /// The coordinator was sent these.
     pub(crate) fn was_told(&mut self, news: &[v1::Derivation]) {
         self.told.extend(news.iter().filter_map(|told| told.drv.parse().ok()));
+    }
+
+    /// A new session: what an earlier one was told counts no more.
+    pub(crate) fn forget_told(&mut self) {
+        self.told.clear();
+        self.counted.clear();
     }
 
     /// Forgetting costs a question or a message again, and nothing else.
@@ -114,28 +146,46 @@ impl Planner {
         }
     }
 
-    async fn plan_once(&mut self, proxy: &StoreProxy, toplevel: &Toplevel) -> Result<Plan, PlanError> {
+    async fn plan_once(&mut self, asker: Asker<'_>, toplevel: &Toplevel) -> Result<Plan, PlanError> {
         let output_name: OutputName = toplevel
             .output_name
             .parse()
             .map_err(|error| PlanError::OutputName(toplevel.output_name.clone(), error))?;
-        let outputs = OutputSet::Names(BTreeSet::from([output_name]));
-        let goal = DerivedPath::Built { drv: toplevel.drv.clone(), outputs };
-        let missing = self.daemon.query_missing(&[goal]).await?;
-        if let Some(unknown) = missing.unknown.first() {
-            return Err(PlanError::Vanished(self.store_dir.print(unknown)));
-        }
-        let mut plan = Plan { wanted: self.ordered(proxy, &missing.will_build).await?, ..Plan::default() };
+        let Asker { context, job: (job, epoch) } = asker;
+        let proxy = &context.proxy;
+        let goal = (toplevel.drv.clone(), output_name);
+        let (wanted, substitutable_new) = if context.relays() {
+            let needed = self.needed(proxy, &context.transfer, goal).await?;
+            publish(context, &needed.here, Right::Eval { job, epoch }).await?;
+            self.elsewhere.extend(needed.here);
+            (needed.wanted, needed.substitutable_new)
+        } else {
+            self.missing(goal).await?
+        };
+        let mut plan =
+            Plan { wanted: self.ordered(proxy, &wanted).await?, substitutable_new, news: Vec::new() };
         for drv in &plan.wanted {
             if !self.told.contains(drv) {
-                let news = self.describe(proxy, drv, &missing.will_build).await?;
+                let news = self.describe(proxy, drv, &wanted).await?;
                 plan.news.push(news);
             }
         }
+        Ok(plan)
+    }
+
+    /// What this machine would have to build, and how much it would substitute.
+    async fn missing(
+        &mut self,
+        (drv, output): (StorePath, OutputName),
+    ) -> Result<(BTreeSet<StorePath>, u32), PlanError> {
+        let outputs = OutputSet::Names(BTreeSet::from([output]));
+        let missing = self.daemon.query_missing(&[DerivedPath::Built { drv, outputs }]).await?;
+        if let Some(unknown) = missing.unknown.first() {
+            return Err(PlanError::Vanished(self.store_dir.print(unknown)));
+        }
         let fresh =
             missing.will_substitute.into_iter().filter(|path| self.counted.insert(path.clone())).count();
-        plan.substitutable_new = u32::try_from(fresh).unwrap_or(u32::MAX);
-        Ok(plan)
+        Ok((missing.will_build, u32::try_from(fresh).unwrap_or(u32::MAX)))
     }
 
     /// `wanted` with inputs before their users. Depth first, with a stack of our own: graphs are deep.
@@ -152,11 +202,10 @@ impl Planner {
                 if done {
                     order.push(drv);
                 } else if seen.insert(drv.clone()) {
-                    let inputs = self.know(proxy, &drv).await?.inputs.clone();
+                    let inputs = self.know(proxy, &drv).await?.inputs.iter();
                     stack.push((drv, true));
-                    stack.extend(
-                        inputs.into_iter().filter(|i| wanted.contains(i)).map(|input| (input, false)),
-                    );
+                    let inputs = inputs.map(|(input, _)| input).filter(|input| wanted.contains(*input));
+                    stack.extend(inputs.map(|input| (input.clone(), false)));
                 }
             }
         }
@@ -211,8 +260,13 @@ impl Planner {
             let aterm = self.aterm(proxy, drv).await?;
             let derivation = self.parse(drv, &aterm)?;
             let paths = derivation.outputs.keys().map(|n| (n.clone(), derivation.output_path(n).cloned()));
-            let known =
-                Known { outputs: paths.collect(), inputs: derivation.input_drvs.keys().cloned().collect() };
+            let inputs = derivation.input_drvs.iter();
+            let inputs = inputs.flat_map(|(drv, names)| names.iter().map(|name| (drv.clone(), name.clone())));
+            let known = Known {
+                outputs: paths.collect(),
+                inputs: inputs.collect(),
+                sources: derivation.input_srcs.iter().cloned().collect(),
+            };
             self.known.insert(drv.clone(), known);
         }
         Ok(&self.known[drv])
