@@ -119,10 +119,6 @@ impl RunTable {
         self.runs.insert(run, state);
     }
 
-    pub(super) fn get(&self, run: RunId) -> Option<&RunState> {
-        self.runs.get(&run)
-    }
-
     pub(super) fn named(&self, name: &str) -> Option<(RunId, &RunState)> {
         let run = *self.names.get(name)?;
         Some((run, self.runs.get(&run)?))

@@ -73,9 +73,9 @@ impl Shell {
         round: &mut Round,
     ) -> Result<(), Status> {
         let reason = from_wire::reason(reason).unwrap_or_else(|| "".into());
-        let enrolled = name.parse::<Name>().ok();
-        let known = self.fleet.worker_view(self.fleet.worker_named(name)).is_some();
-        if !known && enrolled.as_ref().is_none_or(|name| self.registry.worker(name).is_none()) {
+        let enrolled = name.parse::<Name>().ok().filter(|name| self.registry.worker(name).is_some());
+        let seen = self.fleet.worker_view(self.fleet.worker_named(name)).is_some();
+        if !seen && enrolled.is_none() {
             return Err(status::unknown_worker(name));
         }
         if let (WorkerOrder::Revoke, Some(name)) = (order, enrolled) {

@@ -3,7 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fleet_identity::{Secret, TokenId};
 use fleet_journal::{Entry, Loaded, Memory, MemoryStore, Report};
+
+use tokio::sync::Semaphore;
 
 use super::*;
 
@@ -179,6 +182,99 @@ async fn a_full_disk_makes_it_read_only_until_there_is_room_and_nothing_is_seen_
     within(stage.handle.read_only.wait_for(String::is_empty)).await.expect("it recovers alone");
     assert!(stage.handle.feeds.contains_key(&run));
     assert!(stage.kept().await > 0);
+}
+
+/// A session, from the inside.
+async fn join(stage: &Stage, name: &str) -> (Seat, mpsc::Receiver<v1::coordinator_message::Message>, Ending) {
+    let (outbound, mut heard) = mpsc::channel(16);
+    let ending = Ending::new();
+    let hello = v1::Hello { name: name.to_owned(), slots: 1, ..v1::Hello::default() };
+    let joining = Joining { hello, identity: None, outbound, ending: ending.clone() };
+    let seat = within(stage.ask(|reply| Input::Join(Box::new(joining), reply)).await).await;
+    let seat = seat.expect("an answer").expect("let in");
+    let welcome = within(heard.recv()).await.expect("a welcome");
+    assert!(matches!(welcome, v1::coordinator_message::Message::Welcome(_)));
+    (seat, heard, ending)
+}
+
+async fn say(stage: &Stage, seat: Seat, sequence: u64, room: &Arc<Semaphore>) {
+    use v1::worker_message::Message;
+    let permit = room.clone().acquire_owned().await.expect("never closed");
+    // It changes the core: unwell, then well again.
+    let unwell = if sequence.is_multiple_of(2) { String::new() } else { "tired".to_owned() };
+    let message = Some(Message::Heartbeat(v1::Heartbeat { unwell, ..v1::Heartbeat::default() }));
+    let message = Box::new(v1::WorkerMessage { sequence, message });
+    stage.handle.inputs.send(Input::Said(seat.session, message, permit)).await.expect("the shell lives");
+}
+
+#[tokio::test]
+async fn what_a_worker_says_is_acknowledged_when_it_is_durable_and_not_before() {
+    use v1::coordinator_message::Message;
+    let mut stage = Stage::new().await;
+    let (seat, mut heard, _) = join(&stage, "w").await;
+    let full = Arc::new(AtomicBool::new(true));
+    stage.break_by(Broken::IsFull(full.clone()));
+    let room = Arc::new(Semaphore::new(3));
+    for sequence in 1..=3 {
+        say(&stage, seat, sequence, &room).await;
+    }
+    within(stage.handle.read_only.wait_for(|why| !why.is_empty())).await.expect("it says so");
+    assert!(heard.try_recv().is_err(), "acknowledged before it was kept");
+    assert!(room.available_permits() < 3, "what waits takes room");
+    full.store(false, Ordering::Relaxed);
+    let mut through = 0;
+    while through < 3 {
+        match within(heard.recv()).await.expect("the session goes on") {
+            Message::Acknowledged(acknowledged) => {
+                assert!(acknowledged.through > through);
+                through = acknowledged.through;
+            }
+            other => panic!("unforeseen: {other:?}"),
+        }
+    }
+    assert_eq!(room.available_permits(), 3);
+}
+
+#[tokio::test]
+async fn a_revoked_worker_is_cut_at_once_and_never_let_in_again() {
+    let stage = Stage::new().await;
+    let (seat, _heard, ending) = join(&stage, "mallory").await;
+    let name = "mallory".parse().expect("a name");
+    let (id, hash) = (TokenId::random(), Secret::random().hash());
+    let (systems, features) = (Vec::new(), Vec::new());
+    let token = Request::CreateJoinToken { id, hash, name, systems, features, ttl_s: 0 };
+    within(stage.ask(|reply| Input::Registry(token, reply)).await).await.expect("an answer").expect("made");
+    let request = Request::RevokeWorker { name: "mallory".parse().expect("a name"), reason: "stolen".into() };
+    let answer = within(stage.ask(|reply| Input::Registry(request, reply)).await).await;
+    assert_eq!(answer.expect("an answer").expect("decided"), Answer::Revoked);
+    assert_eq!(within(ending.reached()).await.expect_err("cut").code(), tonic::Code::PermissionDenied);
+    let room = Arc::new(Semaphore::new(1));
+    say(&stage, seat, 1, &room).await;
+    // Nothing it says is heard; there is room again.
+    drop(within(room.acquire()).await);
+    let (outbound, _heard) = mpsc::channel(16);
+    let hello = v1::Hello { name: "mallory".to_owned(), ..v1::Hello::default() };
+    let joining = Joining { hello, identity: None, outbound, ending: Ending::new() };
+    let again = within(stage.ask(|reply| Input::Join(Box::new(joining), reply)).await).await;
+    let refused = again.expect("an answer").expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    assert!(stage.handle.registry.borrow().workers().any(|worker| worker.revoked.is_some()));
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_take_its_messages_is_lost() {
+    let stage = Stage::new().await;
+    let (_, heard, ending) = join(&stage, "w").await;
+    for order in [WorkerOrder::Drain, WorkerOrder::Resume].into_iter().cycle().take(20) {
+        let ordered = stage.ask(|reply| Input::Order("w".into(), order, "test".into(), reply)).await;
+        within(ordered).await.expect("an answer").expect("known");
+    }
+    assert_eq!(within(ending.reached()).await.expect_err("cut").code(), tonic::Code::ResourceExhausted);
+    drop(heard);
+    let ordered =
+        stage.ask(|reply| Input::Order("nobody".into(), WorkerOrder::Drain, String::new(), reply)).await;
+    let refused = within(ordered).await.expect("an answer").expect_err("nobody");
+    assert_eq!(refused.code(), tonic::Code::NotFound);
 }
 
 #[tokio::test]

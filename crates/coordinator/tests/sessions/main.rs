@@ -1,5 +1,7 @@
 //! The coordinator as its workers and clients meet it: the real services, with peers that keep to a script.
 
+mod diligent;
+mod restarts;
 mod scripted;
 
 use fleet_wire::v1;
@@ -22,6 +24,9 @@ async fn a_session_has_one_hello_and_begins_with_it() {
     let worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
     worker.say(Message::Hello(v1::Hello::default())).await;
     assert_eq!(worker.end().await.expect_err("ended").code(), Code::FailedPrecondition);
+    let worker = ScriptedWorker::join(&served.channel, "w2", 1, 1).await;
+    worker.say_nothing().await;
+    assert_eq!(worker.end().await.expect_err("ended").code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -259,6 +264,164 @@ async fn a_cancelled_run_stops_its_evaluation() {
     }
     submit(&served.channel, request("another")).await.expect("taken");
     assert_ne!(worker.hear_eval().await.job, job.job, "the eval slot is free");
+}
+
+#[tokio::test]
+async fn cancelling_one_of_two_runs_that_share_a_step_leaves_it_to_the_other() {
+    let served = serve().await;
+    let mut worker = ScriptedWorker::join(&served.channel, "w", 1, 1).await;
+    let one = submit(&served.channel, request("one")).await.expect("taken");
+    let step = Step::new("top", &[]);
+    let lease = worker.until_lease(&step).await;
+    let two = submit(&served.channel, request("two")).await.expect("taken");
+    let job = worker.discover(&["a"]).await;
+    worker.evaluated(&job, "a", &[&step]).await;
+    let mut watcher = Watcher::new(&served.channel, &two, 0, false).await;
+    watcher.until(|event| matches!(event, Event::StepStarted(_))).await;
+    cancel(&served.channel, &one).await.expect("known");
+    let first = Watcher::new(&served.channel, &one, 0, false).await.rest().await;
+    assert_eq!(finished(&first).outcome(), v1::RunOutcome::Cancelled);
+    worker.report(&lease, OutcomeClass::Built, &step).await;
+    // Nothing was taken back before.
+    worker.realise().await;
+    assert_eq!(finished(&watcher.rest().await).outcome(), v1::RunOutcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_silent_is_lost_and_told_so() {
+    let served = serve_with(|config| {
+        config.fleet.unplaceable_after_ms = 0;
+        config.heartbeat_ms = 20;
+    })
+    .await;
+    let mut worker = ScriptedWorker::join(&served.channel, "quiet", 1, 1).await;
+    let run = submit(&served.channel, request("k")).await.expect("taken");
+    worker.hear_eval().await;
+    let end = worker.end().await.expect_err("ended");
+    assert_eq!(end.code(), Code::DeadlineExceeded);
+    let events = Watcher::new(&served.channel, &run, 0, false).await.rest().await;
+    let said = events.iter().any(|event| match &event.event {
+        Some(Event::Notice(notice)) => notice.text == "worker quiet left: the worker was silent for too long",
+        _ => false,
+    });
+    assert!(said, "{events:#?}");
+}
+
+#[tokio::test]
+async fn a_worker_is_welcomed_with_the_settings_of_its_session() {
+    let served = serve_with(|config| {
+        config.heartbeat_ms = 1234;
+        config.upload_outputs = true;
+        config.fleet.away_ms = 77;
+    })
+    .await;
+    let hello = |name: &str, protocol| v1::Hello { name: name.to_owned(), protocol, ..v1::Hello::default() };
+    let mut sessions = Vec::new();
+    // From before revisions, ours, and one that is not made yet.
+    for protocol in [0, 1, 99] {
+        let name = format!("w{protocol}");
+        let (worker, welcome) =
+            ScriptedWorker::greet(&served.channel, hello(&name, protocol)).await.expect("let in");
+        assert_eq!((welcome.heartbeat_ms, welcome.upload_outputs, welcome.away_ms), (1234, true, 77));
+        assert_eq!(welcome.protocol, 1);
+        sessions.push((worker, welcome.epoch));
+    }
+    assert!(sessions.is_sorted_by(|one, other| one.1 < other.1), "sessions are numbered");
+}
+
+#[tokio::test]
+async fn a_newer_session_of_a_process_takes_the_place_of_the_older_and_another_process_waits() {
+    let served = serve().await;
+    let hello = |instance: &str| v1::Hello {
+        name: "w".to_owned(),
+        instance_id: instance.to_owned(),
+        ..v1::Hello::default()
+    };
+    let (older, _) = ScriptedWorker::greet(&served.channel, hello("one")).await.expect("let in");
+    let (newer, _) = ScriptedWorker::greet(&served.channel, hello("one")).await.expect("let in");
+    assert_eq!(older.end().await.expect_err("cut").code(), Code::Unavailable);
+    let refused = ScriptedWorker::greet(&served.channel, hello("two")).await.err().expect("refused");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("come again later"), "{refused}");
+    drop(newer);
+    // The other is gone, which is heard in a moment.
+    let mut let_in = ScriptedWorker::greet(&served.channel, hello("two")).await.is_ok();
+    for _ in 0..1_000 {
+        if let_in {
+            return;
+        }
+        tokio::task::yield_now().await;
+        let_in = ScriptedWorker::greet(&served.channel, hello("two")).await.is_ok();
+    }
+    assert!(let_in, "the next is not welcome");
+}
+
+#[tokio::test]
+async fn questions_about_what_is_not_there_have_exact_answers() {
+    let served = serve().await;
+    let mut client = v1::runs_client::RunsClient::new(served.channel.clone());
+    let run = || "run-nobody".to_owned();
+    assert_eq!(
+        client.show(v1::ShowRunRequest { run: run() }).await.expect_err("none").code(),
+        Code::NotFound
+    );
+    let events = v1::EventsRequest { run: run(), after_sequence: 0, logs: false };
+    assert_eq!(client.events(events).await.expect_err("none").code(), Code::NotFound);
+    let why = |run: String, selector: String| v1::WhyRequest { run, selector };
+    let cases = [
+        (why(run(), "a".into()), Code::NotFound),
+        (why(String::new(), "a".into()), Code::NotFound),
+        (why(String::new(), String::new()), Code::InvalidArgument),
+        (why(String::new(), "x".repeat(2000)), Code::InvalidArgument),
+    ];
+    for (request, code) in cases {
+        let text = format!("{request:?}");
+        assert_eq!(client.why(request).await.expect_err(&text).code(), code, "{text}");
+    }
+    let many = v1::ListRunsRequest { limit: 1_001 };
+    assert_eq!(client.list(many).await.expect_err("too many").code(), Code::InvalidArgument);
+    assert!(
+        client.list(v1::ListRunsRequest { limit: 1_000 }).await.expect("listed").into_inner().runs.is_empty()
+    );
+}
+
+#[tokio::test]
+async fn the_fleet_is_seen_at_a_glance_and_in_detail() {
+    let served = serve().await;
+    let mut worker = ScriptedWorker::join(&served.channel, "w", 2, 1).await;
+    let load =
+        v1::Heartbeat { load1: 1.5, unwell: "the disk is full".to_owned(), ..v1::Heartbeat::default() };
+    let run = submit(&served.channel, request("k")).await.expect("taken");
+    let step = Step::new("top", &[]);
+    let lease = worker.until_lease(&step).await;
+    worker.say(Message::Heartbeat(load.clone())).await;
+    let mut client = v1::runs_client::RunsClient::new(served.channel.clone());
+    let mut status = client.status(v1::StatusRequest {}).await.expect("told").into_inner();
+    while status.workers[0].load != Some(load.clone()) {
+        status = client.status(v1::StatusRequest {}).await.expect("told").into_inner();
+    }
+    let seen = &status.workers[0];
+    assert_eq!(
+        (seen.name.as_str(), seen.state.as_str(), seen.reason.as_str()),
+        ("w", "connected", "the disk is full")
+    );
+    assert_eq!((seen.slots, seen.leases, &seen.building), (2, 1, &vec!["top".to_owned()]));
+    assert!(seen.heard_ms_ago > 0);
+    assert_eq!((status.leased, status.read_only.as_str()), (1, ""));
+    let live = &status.live[0];
+    assert_eq!((live.run.as_str(), live.targets, live.settled), (run.as_str(), 1, 0));
+    let detail = client.show(v1::ShowRunRequest { run: run.clone() }).await.expect("known").into_inner();
+    assert_eq!((detail.targets[0].stage.as_str(), detail.targets[0].drv.as_str()), ("building", step.drv()));
+    let why = v1::WhyRequest { run: String::new(), selector: format!("/nix/store/{}", step.drv()) };
+    let answers = client.why(why).await.expect("known").into_inner().answers;
+    worker.say(Message::Heartbeat(v1::Heartbeat::default())).await;
+    assert_eq!((answers[0].chain[0].stage.as_str(), answers[0].chain[0].worker.as_str()), ("leased", "w"));
+    worker.report(&lease, OutcomeClass::Built, &step).await;
+    worker.realise().await;
+    Watcher::new(&served.channel, &run, 0, false).await.rest().await;
+    let runs = client.list(v1::ListRunsRequest::default()).await.expect("listed").into_inner().runs;
+    assert_eq!(runs[0].finished.as_ref().map(v1::RunFinished::outcome), Some(v1::RunOutcome::Succeeded));
+    assert!(runs[0].submitted_unix_ms > 0);
 }
 
 #[tokio::test]

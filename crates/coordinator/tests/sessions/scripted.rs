@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fleet_coordinator::config::JournalChoice;
 use fleet_coordinator::{Config, Coordinator};
+use fleet_core::FleetConfig;
 use fleet_nix::derivation::derivation_path;
 use fleet_nix::store_path::{StoreDir, StorePath};
 use fleet_wire::v1;
@@ -28,6 +30,8 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 pub(crate) struct Served {
     pub(crate) channel: Channel,
     pub(crate) state: TempDir,
+    config: Config,
+    coordinator: Coordinator,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -40,10 +44,44 @@ pub(crate) async fn serve_with(adjust: impl FnOnce(&mut Config)) -> Served {
     let state = tempfile::tempdir().expect("a state directory");
     let mut config = Config::new(state.path().join("state"));
     adjust(&mut config);
+    serve_in(state, config).await
+}
+
+/// As the program has it: with a journal on disk, and patience.
+pub(crate) async fn serve_durably() -> Served {
+    serve_with(|config| {
+        config.journal = JournalChoice::Sqlite;
+        config.fleet = FleetConfig::default();
+        // The one before may need a moment to let go of the journal.
+        config.standby = true;
+    })
+    .await
+}
+
+async fn serve_in(state: TempDir, config: Config) -> Served {
     let stop = CancellationToken::new();
-    let channel =
-        Coordinator::start(config).await.expect("the coordinator starts").serve_in_memory(stop.clone());
-    Served { channel, state, _stop: stop.drop_guard() }
+    let coordinator = within(Coordinator::start(config.clone())).await.expect("the coordinator starts");
+    let channel = coordinator.serve_in_memory(stop.clone());
+    Served { channel, state, config, coordinator, _stop: stop.drop_guard() }
+}
+
+impl Served {
+    /// Ends the coordinator between two words, and starts another from what it left.
+    pub(crate) async fn crash(self) -> Self {
+        let Self { channel, state, config, coordinator, _stop } = self;
+        coordinator.halt();
+        drop((channel, coordinator, _stop));
+        serve_in(state, config).await
+    }
+
+    /// Ends this one, and starts another from a copy of the state directory that was made before.
+    pub(crate) async fn crash_and_restore(self, copy: TempDir) -> Self {
+        let Self { channel, config, coordinator, .. } = self;
+        coordinator.halt();
+        drop((channel, coordinator));
+        let config = Config { state_dir: copy.path().join("state"), ..config };
+        serve_in(copy, config).await
+    }
 }
 
 /// One session, driven by hand.
@@ -68,6 +106,15 @@ impl ScriptedWorker {
         }
     }
 
+    /// A session that begins with this hello, if it is let in.
+    pub(crate) async fn greet(channel: &Channel, hello: v1::Hello) -> Result<(Self, v1::Welcome), Status> {
+        let mut worker = Self::open(channel, Message::Hello(hello)).await?;
+        match worker.hear().await {
+            FromCoordinator::Welcome(welcome) => Ok((worker, welcome)),
+            other => panic!("not a welcome: {other:?}"),
+        }
+    }
+
     /// A session that begins with any message.
     pub(crate) async fn open(channel: &Channel, first: Message) -> Result<Self, Status> {
         let (outbox, messages) = mpsc::channel(64);
@@ -79,8 +126,23 @@ impl ScriptedWorker {
     }
 
     pub(crate) async fn say(&self, message: Message) {
+        self.say_numbered(0, message).await;
+    }
+
+    /// Says what is kept until it is acknowledged.
+    pub(crate) async fn say_numbered(&self, sequence: u64, message: Message) {
         // A session that has ended is seen by what is heard.
-        let _ = within(self.outbox.send(v1::WorkerMessage { message: Some(message), sequence: 0 })).await;
+        let _ = within(self.outbox.send(v1::WorkerMessage { message: Some(message), sequence })).await;
+    }
+
+    /// A message without content.
+    pub(crate) async fn say_nothing(&self) {
+        let _ = within(self.outbox.send(v1::WorkerMessage::default())).await;
+    }
+
+    /// What comes next, or that the session is over.
+    pub(crate) async fn hear_or_end(&mut self) -> Option<FromCoordinator> {
+        within(self.inbound.message()).await.ok().flatten().and_then(|message| message.message)
     }
 
     pub(crate) async fn hear(&mut self) -> FromCoordinator {
