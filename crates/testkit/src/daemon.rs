@@ -54,6 +54,15 @@ impl NixDaemon {
         NixDaemon::start(&DaemonOptions::default())
     }
 
+    /// Starts the listening daemon again, after a test has ended it. Its connections and builders live on.
+    pub fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        fs::remove_file(self.socket()).expect("the old socket is removed");
+        self.child = spawn(&self.installation, self.directory.path(), &self.root);
+        self.shake_hands();
+    }
+
     /// The socket that clients connect to.
     pub fn socket(&self) -> PathBuf {
         socket_in(self.directory.path())
@@ -236,7 +245,7 @@ fn socket_in(base: &Path) -> PathBuf {
 /// Starts the daemon by socket activation, which takes the socket as descriptor 3.
 fn spawn(installation: &NixInstallation, base: &Path, root: &Path) -> Child {
     let listener = UnixListener::bind(socket_in(base)).expect("the daemon's socket is bound");
-    let log = File::create(base.join("log")).expect("the daemon's log is made");
+    let log = File::options().create(true).append(true).open(base.join("log")).expect("the daemon's log is made");
     let script = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --daemon"#;
     Command::new("/bin/sh")
         .args(["-c", script])

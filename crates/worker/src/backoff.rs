@@ -38,7 +38,7 @@ pub(crate) fn slowly(random: u64) -> Duration {
 }
 
 /// A part of `most`, each as likely.
-fn share(most: Duration, random: u64) -> Duration {
+pub(crate) fn share(most: Duration, random: u64) -> Duration {
     let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(random % (millis + 1))
 }

@@ -165,7 +165,11 @@ mod tests {
             "extra-platforms":{"value":["i686-linux","x86_64-v3-linux","aarch64-linux"]},"build-dir":{"value":null}}"#;
         let shown = parse(json).expect("parses");
         assert_eq!(shown.emulated(), ["aarch64-linux"]);
-        assert_eq!(shown.build_dir(), std::env::temp_dir());
+        assert_eq!(shown.build_dir(None, "2.26.3"), std::env::temp_dir());
+        assert_eq!(shown.build_dir(None, "2.34.8"), Path::new("/nix/var/nix/builds"));
+        assert_eq!(shown.build_dir(Some(Path::new("/r")), "2.30pre"), Path::new("/r/nix/var/nix/builds"));
+        let named = Capabilities { build_dir: Some("/b".to_owned()), ..shown };
+        assert_eq!(named.build_dir(None, "2.34.8"), Path::new("/b"));
     }
 
     #[test]

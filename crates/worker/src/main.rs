@@ -1,71 +1,152 @@
-//! `fleet-worker`: arguments, a Unix socket and signals around the library.
+//! `fleet-worker`: arguments, signals and the service manager around the library.
+
+mod settings;
 
 use std::error::Error;
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use fleet_nix::daemon::DaemonAddress;
-use fleet_worker::{Config, Stop, Worker};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use clap::{Parser, Subcommand};
+use fleet_identity::{Credentials, JoinToken, unix_now};
+use fleet_telemetry::service;
+use fleet_worker::{Link, Pings, Stop, Worker, enrol};
+use settings::{Flags, Settings, SettingsError};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The settings or the arguments are wrong.
+const USAGE: u8 = 2;
 
 /// Evaluates and builds for a coordinator, with the Nix daemon of this machine.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Args {
-    /// The coordinator's socket.
-    #[arg(long, env = "FLEET_COORDINATOR_SOCKET", value_name = "SOCKET")]
-    coordinator: PathBuf,
-    /// Kept between starts: the evaluators' fetcher cache.
-    #[arg(long, env = "FLEET_CACHE_DIR", value_name = "DIR")]
-    cache_dir: PathBuf,
-    /// What people call this worker.
-    #[arg(long, env = "FLEET_WORKER_NAME", default_value = "worker")]
-    name: String,
-    /// The Nix daemon, as a store URI; else as Nix finds it.
-    #[arg(long, env = "FLEET_STORE", value_name = "URI")]
-    store: Option<String>,
-    /// The nix command.
-    #[arg(long, env = "FLEET_NIX", default_value = "nix", value_name = "PATH")]
-    nix: PathBuf,
-    /// Builds at a time [default: one a processor].
-    #[arg(long, env = "FLEET_WORKER_SLOTS", value_name = "N")]
-    slots: Option<u32>,
-    /// Evaluators at a time; 0 to build only [default: half the processors, at most 4].
-    #[arg(long, env = "FLEET_EVAL_SLOTS", value_name = "N")]
-    eval_slots: Option<u32>,
+struct Arguments {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work until stopped; what is done when no command is given.
+    ///
+    /// SIGTERM lets what runs finish, within `drain_timeout_s`; a second one gives it back to the coordinator.
+    Run,
+    /// Trade a join token for this worker's certificate. Safe to repeat.
+    #[command(visible_alias = "enrol")]
+    Enroll(Token),
+    /// Look at settings, certificate and daemon, and say what is wrong.
+    Check,
+}
+
+/// As `fleetctl worker token` printed it.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Token {
+    /// The token itself; others on this machine may see it in the list of processes.
+    #[arg(long, env = "FLEET_JOIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file that holds it.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
+    let Arguments { flags, command } = Arguments::parse();
     fleet_telemetry::log_to_stderr("info");
-    fleet_telemetry::exit_code(run(Args::parse()))
+    let settings = match Settings::read(&flags) {
+        Ok(settings) => settings,
+        Err(error) => return misused(&error),
+    };
+    fleet_telemetry::exit_code(match command {
+        None | Some(Command::Run) => run(settings),
+        Some(Command::Enroll(token)) => enroll(&settings, &token),
+        Some(Command::Check) => check(settings),
+    })
+}
+
+fn misused(error: &SettingsError) -> ExitCode {
+    tracing::error!("{}", fleet_telemetry::with_causes(error));
+    ExitCode::from(USAGE)
 }
 
 #[tokio::main]
-async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let address = match &args.store {
-        Some(uri) => DaemonAddress::from_store_uri(uri)?,
-        None => DaemonAddress::from_env()?,
-    };
-    let mut config = Config::new(args.name, args.cache_dir, address);
-    config.nix = args.nix;
-    config.slots = args.slots.unwrap_or(config.slots);
-    config.eval_slots = args.eval_slots.unwrap_or(config.eval_slots);
-    let worker = Worker::prepare(config).await?;
-    let stop = Stop { drain: fleet_telemetry::stop_on_signal()?, ..Stop::default() };
-    let channel = connect(args.coordinator).await?;
-    tracing::info!("working");
-    worker.run(channel, stop).await?;
+async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
+    let stop = stop_on_signals()?;
+    let credentials = settings.credentials();
+    if let Some(file) = &credentials {
+        // What is not there, or not readable, is better said now than at every try.
+        let identity = Credentials::read(file)
+            .map_err(|error| format!("{}; {ENROL}", fleet_telemetry::with_causes(&error)))?;
+        tracing::info!(name = %identity.identity()?.name, "this worker");
+    }
+    let link = Link::open(&settings.endpoint, credentials, Pings::default());
+    let worker = Worker::prepare(settings.config).await?;
+    tracing::info!(coordinator = %settings.endpoint, "working");
+    service::ready(&format!("working for {}", settings.endpoint));
+    tokio::spawn(service::watchdog(|| async { true }));
+    worker.run(link, stop).await?;
+    service::stopping("done");
+    tracing::info!("stopped");
     Ok(())
 }
 
-async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+const ENROL: &str =
+    "enrol this worker first: make a token with `fleetctl worker token`, then run `fleet-worker enroll`";
+
+/// The first SIGTERM or SIGINT drains, the second hands back.
+fn stop_on_signals() -> std::io::Result<Stop> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = Stop::default();
+    let [drain, hand_back] = [stop.drain.clone(), stop.hand_back.clone()];
+    tokio::spawn(async move {
+        for (token, what) in [(drain, "finishing what runs"), (hand_back, "giving back what runs")] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            service::stopping(what);
+            token.cancel();
+        }
     });
-    // The address is never looked at.
-    Endpoint::from_static("http://coordinator").connect_with_connector(connector).await
+    Ok(stop)
+}
+
+#[tokio::main]
+async fn enroll(settings: &Settings, token: &Token) -> Result<(), Box<dyn Error>> {
+    let text = match token {
+        Token { token: Some(text), .. } => text.clone(),
+        Token { token_file: Some(file), .. } => {
+            fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
+        }
+        Token { .. } => unreachable!("the arguments require one of them"),
+    };
+    let token: JoinToken = text.trim().parse()?;
+    let identity = enrol::enrol(&settings.endpoint, &token, &settings.state_dir).await?;
+    let file = enrol::credentials_file(&settings.state_dir);
+    let hours = identity.not_after.saturating_sub(unix_now()) / 3600;
+    tracing::info!(name = %identity.name, file = %file.display(), "enrolled; the certificate is good for {hours} h and renews itself");
+    Ok(())
+}
+
+#[tokio::main]
+async fn check(settings: Settings) -> Result<(), Box<dyn Error>> {
+    tracing::info!(coordinator = %settings.endpoint, state_dir = %settings.state_dir.display(), "settings are well-formed");
+    if let Some(file) = settings.credentials() {
+        let identity = Credentials::read(&file)?.identity()?;
+        let left = identity.not_after.saturating_sub(unix_now());
+        if left == 0 {
+            return Err(format!("the certificate in {} has expired; {ENROL}", file.display()).into());
+        }
+        tracing::info!(name = %identity.name, hours_left = left / 3600, "the certificate is good");
+    }
+    let mut config = settings.config;
+    // A running worker has it open.
+    config.state_dir = None;
+    let worker = Worker::prepare(config).await?;
+    let offer = worker.offer();
+    tracing::info!(nix = offer.nix_version, trusted = offer.trusted, systems = ?offer.systems, features = ?offer.features,
+        emulated = ?offer.emulated_systems, slots = offer.slots, "the Nix daemon answers");
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Why a session did not come about or ended, what to tell people, and how soon another try makes sense.
 
-use std::error::Error;
-
+use fleet_identity::tls::{TlsFailure, explain};
+use fleet_identity::{Identity, unix_now};
 use tonic::{Code, Status};
 
 /// How soon to try again.
@@ -21,10 +21,10 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn of(status: &Status) -> Self {
+    pub(crate) fn of(status: &Status, own: Option<&Identity>) -> Self {
         let said = status.message();
-        let certificate = certificate_trouble(status);
-        let (pace, text) = match (status.code(), certificate) {
+        let trouble = tls_trouble(status, own);
+        let (pace, text) = match (status.code(), trouble) {
             (_, Some(trouble)) => (Pace::Slowly, trouble),
             (Code::Unauthenticated, None) => (
                 Pace::Slowly,
@@ -63,57 +63,16 @@ impl Refusal {
 const ENROL: &str =
     "enrol it again: make a token with `fleetctl worker token`, then run `fleet-worker enroll`";
 
-/// What is wrong with a certificate, where the handshake failed for that.
-fn certificate_trouble(status: &Status) -> Option<String> {
-    let mut cause: Option<&(dyn Error + 'static)> = status.source();
-    while let Some(error) = cause {
-        if let Some(error) = tls_error(error) {
-            return of_tls(error);
+/// What is wrong with the handshake, unless it merely broke.
+fn tls_trouble(status: &Status, own: Option<&Identity>) -> Option<String> {
+    let failure = explain(status, own, unix_now())?;
+    match failure {
+        TlsFailure::Handshake(_) => None,
+        TlsFailure::OwnExpired | TlsFailure::OwnForeign | TlsFailure::OwnRefused(_) => {
+            Some(format!("{failure}; {ENROL}"))
         }
-        cause = error.source();
+        _ => Some(failure.to_string()),
     }
-    None
-}
-
-/// IO errors hide what they wrap from `source`.
-fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
-    if let Some(error) = error.downcast_ref::<rustls::Error>() {
-        return Some(error);
-    }
-    let io = error.downcast_ref::<std::io::Error>()?;
-    io.get_ref()?.downcast_ref::<rustls::Error>()
-}
-
-fn of_tls(error: &rustls::Error) -> Option<String> {
-    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
-    let text = match error {
-        Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            "the coordinator's certificate has expired: renew it, or set this machine's clock".to_owned()
-        }
-        Tls::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
-            "the coordinator's certificate is not valid yet: is this machine's clock slow?".to_owned()
-        }
-        Tls::InvalidCertificate(bad) => format!(
-            "the coordinator's certificate is not one that this worker trusts ({bad}): is it another coordinator, or \
-             has its CA been replaced? If so, {ENROL}"
-        ),
-        Tls::AlertReceived(Alert::CertificateExpired) => {
-            format!("this worker's certificate has expired: {ENROL}")
-        }
-        Tls::AlertReceived(Alert::CertificateRevoked) => {
-            format!("this worker's certificate has been revoked: {ENROL}")
-        }
-        Tls::AlertReceived(
-            alert @ (Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateUnknown
-            | Alert::CertificateRequired
-            | Alert::UnsupportedCertificate
-            | Alert::AccessDenied),
-        ) => format!("the coordinator refuses this worker's certificate ({alert:?}): {ENROL}"),
-        _ => return None,
-    };
-    Some(text)
 }
 
 #[cfg(test)]
@@ -122,7 +81,7 @@ mod tests {
 
     fn failed(error: rustls::Error) -> Refusal {
         let io = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
-        Refusal::of(&Status::from_error(Box::new(io)))
+        Refusal::of(&Status::from_error(Box::new(io)), None)
     }
 
     #[test]
@@ -141,7 +100,7 @@ mod tests {
             Status::unauthenticated("no certificate"),
             Status::invalid_argument("no systems"),
         ] {
-            let refusal = Refusal::of(&status);
+            let refusal = Refusal::of(&status, None);
             assert_eq!(refusal.pace, Pace::Slowly);
             assert!(refusal.text.contains(status.message()), "{}", refusal.text);
         }
@@ -157,7 +116,7 @@ mod tests {
             Status::aborted("replaced"),
             Status::from_error(Box::new(broken)),
         ] {
-            assert_eq!(Refusal::of(&status).pace, Pace::Soon, "{status}");
+            assert_eq!(Refusal::of(&status, None).pace, Pace::Soon, "{status}");
         }
     }
 }

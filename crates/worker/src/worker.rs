@@ -8,6 +8,7 @@ use fleet_nix::proxy::{LocalImports, ProxyConfig, ProxyError, StoreProxy};
 use fleet_wire::v1;
 use thiserror::Error;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -19,10 +20,12 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::health::Health;
 use crate::lane::Lanes;
+use crate::link::Link;
 use crate::machine;
 use crate::planner::Planner;
 use crate::presence::Presence;
 use crate::refusal::{Pace, Refusal};
+use crate::renewal;
 use crate::roots::Roots;
 use crate::session::{self, End, Stream};
 use crate::spool::{Spool, SpoolError};
@@ -89,7 +92,9 @@ impl Worker {
         let daemon = Daemon::connect(&config.daemon).await?;
         config.nix = capabilities::locate(&config.nix)?;
         let capabilities = capabilities::ask(&config.nix).await?;
-        config.build_dir.get_or_insert_with(|| capabilities.build_dir());
+        let build_dir = || capabilities.build_dir(config.daemon.root.as_deref(), daemon.nix_version());
+        let build_dir = config.build_dir.clone().unwrap_or_else(build_dir);
+        config.build_dir = Some(build_dir);
         let temporary = std::env::temp_dir();
         let runtime_dir =
             tempfile::Builder::new().prefix("fleet-").tempdir().map_err(directory(&temporary))?;
@@ -101,11 +106,24 @@ impl Worker {
         Ok(Self { config, hello, proxy, runtime_dir, spool })
     }
 
-    /// Works for the coordinator at `channel`, which connects again by itself, until `stop` or the coordinator ends it.
-    /// Whatever else ends a session, another is opened.
-    pub async fn run(self, channel: Channel, stop: Stop) -> Result<(), WorkerError> {
+    /// What it tells a coordinator of itself.
+    pub fn offer(&self) -> &v1::Hello {
+        &self.hello
+    }
+
+    /// Works for the coordinator at the end of `link` until `stop` or the coordinator ends it. Whatever else ends a
+    /// session, another is opened.
+    pub async fn run(self, link: impl Into<Link>, stop: Stop) -> Result<(), WorkerError> {
+        let link = link.into();
         let hello = self.hello.clone();
-        let mut agent = Agent::new(Arc::new(self.context(channel).await?), Sessions::Many, stop);
+        let context = Arc::new(self.context(link.channel.clone()).await?);
+        let mut agent = Agent::new(context, Sessions::Many, stop);
+        // Dropped with the worker.
+        let mut renewal = JoinSet::new();
+        if let Some(file) = link.credentials().map(Path::to_owned) {
+            let channel = link.channel.clone();
+            renewal.spawn(async move { renewal::keep_fresh(channel, &file).await });
+        }
         let mut backoff = Backoff::default();
         let context = agent.context.clone();
         loop {
@@ -138,7 +156,7 @@ impl Worker {
                     backoff.wait(backoff::random())
                 }
                 End::Broken(status) => {
-                    let refusal = Refusal::of(&status);
+                    let refusal = Refusal::of(&status, link.identity().as_ref());
                     refusal.tell();
                     backoff.ended_after(opened.elapsed());
                     match refusal.pace {

@@ -80,7 +80,7 @@ fn start_worker(daemon: &NixDaemon, socket: &Path) -> Program {
         "--name",
         "alone",
     ];
-    Program::start(daemon, Path::new(env!("CARGO_BIN_EXE_fleet-worker")), &arguments, "working")
+    Program::start(daemon, Path::new(env!("CARGO_BIN_EXE_fleet-worker")), &arguments, "session is open")
 }
 
 async fn connect(socket: &Path) -> Channel {

@@ -17,15 +17,14 @@ use fleet_testkit::{DaemonOptions, NixDaemon};
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::worker_message::Message as FromWorker;
-use fleet_worker::{Config, Stop, Worker, WorkerError};
+use fleet_worker::{Config, Endpoint, Link, Pings, Stop, Worker, WorkerError};
 use futures::Stream;
-use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -81,10 +80,10 @@ impl Driven {
     pub(crate) async fn start_on(socket: &Path, sources: &[&Packed], config: Config) -> Self {
         let server = CancellationToken::new();
         let mut sessions = serve(socket, sources, server.clone());
-        let channel = channel_to(socket);
+        let link = link_to(socket);
         let prepared = within(Worker::prepare(config)).await.expect("the worker finds its daemon");
         let stop = Stop::default();
-        let worker = tokio::spawn(prepared.run(channel, stop.clone()));
+        let worker = tokio::spawn(prepared.run(link, stop.clone()));
         let (hello, inbound, outbox) = within(sessions.recv()).await.expect("a session");
         let (outbox, _server) = (Some(outbox), server.drop_guard());
         let driven = Self { hello, sequence: 0, outbox, inbound, sessions, worker, stop, leases: 0, _server };
@@ -108,11 +107,6 @@ impl Driven {
     pub(crate) async fn knock(&mut self) {
         let (hello, inbound, outbox) = within(self.sessions.recv()).await.expect("a session");
         (self.hello, self.inbound, self.outbox) = (hello, inbound, Some(outbox));
-    }
-
-    /// Whether the worker has come back.
-    pub(crate) fn has_knocked(&self) -> bool {
-        !self.sessions.is_empty()
     }
 
     /// Leases that the worker said it holds.
@@ -341,14 +335,10 @@ impl Packed {
 
 type Opened = (v1::Hello, Streaming<v1::WorkerMessage>, mpsc::Sender<Result<v1::CoordinatorMessage, Status>>);
 
-/// A channel that dials whenever it has to.
-pub(crate) fn channel_to(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://scripted").connect_with_connector_lazy(connector)
+/// The way to a scripted coordinator, whose silence is noticed quickly.
+pub(crate) fn link_to(socket: &Path) -> Link {
+    let pings = Pings { every: Duration::from_secs(1), within: Duration::from_secs(1) };
+    Link::open(&Endpoint::Unix(socket.to_owned()), None, pings)
 }
 
 pub(crate) fn serve(socket: &Path, sources: &[&Packed], stop: CancellationToken) -> mpsc::Receiver<Opened> {
