@@ -26,12 +26,17 @@ impl Capabilities {
         self.systems.iter().filter(|system| Some(family(system)) != own).cloned().collect()
     }
 
-    /// Where builds write: as Nix says, else where programs write.
-    pub(crate) fn build_dir(&self) -> PathBuf {
-        self.build_dir
-            .as_deref()
-            .filter(|path| !path.is_empty())
-            .map_or_else(std::env::temp_dir, PathBuf::from)
+    /// Where builds write: as Nix says, else beside the store's state, before Nix 2.30 where programs write.
+    pub(crate) fn build_dir(&self, root: Option<&Path>, nix_version: &str) -> PathBuf {
+        let named = self.build_dir.as_deref().filter(|path| !path.is_empty());
+        if let Some(named) = named {
+            return named.into();
+        }
+        let mut numbers = nix_version.split(['.', ' ', '-']).map_while(|number| number.parse::<u32>().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(2), Some(..30)) => std::env::temp_dir(),
+            _ => root.unwrap_or(Path::new("/")).join("nix/var/nix/builds"),
+        }
     }
 }
 
