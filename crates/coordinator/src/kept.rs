@@ -18,9 +18,9 @@ const IDENTITY: Kind = Kind(5);
 #[derive(Debug)]
 pub(crate) enum Kept {
     /// History of the core. Definitions of steps are left out: they follow from the derivations before it.
-    Core(Record),
+    Core(Box<Record>),
     /// A run, by its name.
-    Run(String, KeptRun),
+    Run(String, Box<KeptRun>),
     /// An event of a run, by the run's name.
     Event(String, v1::RunEvent),
     /// A derivation that was checked.
@@ -70,8 +70,8 @@ pub(crate) fn identity(record: &RegistryRecord) -> Entry {
 pub(crate) fn read(loaded: Loaded) -> Result<Kept, JournalError> {
     let Loaded { seq, entry: Entry { kind, key, body } } = loaded;
     let kept = match kind {
-        CORE => from_json(&body).map(Kept::Core),
-        RUN => from_proto(body).map(|run| Kept::Run(key, run)),
+        CORE => from_json(&body).map(Box::new).map(Kept::Core),
+        RUN => from_proto(body).map(|run| Kept::Run(key, Box::new(run))),
         EVENT => from_proto(body).map(|event| Kept::Event(key, event)),
         DERIVATION => from_proto(body).map(Kept::Derivation),
         IDENTITY => from_json(&body).map(Kept::Identity),

@@ -190,7 +190,7 @@ impl Shell {
         };
         let (feeds, halt) = (self.feeds.clone(), handle.halt.clone());
         tokio::spawn(async move {
-            let running = AssertUnwindSafe(halt.run_until_cancelled_owned(self.run(received)));
+            let running = AssertUnwindSafe(halt.run_until_cancelled_owned(Box::pin(self.run(received))));
             let cause = match running.catch_unwind().await {
                 Ok(Some(Ok(())) | None) => "the coordinator stopped".to_owned(),
                 Ok(Some(Err(error))) => {

@@ -40,6 +40,8 @@ const MAX_CHUNK: u32 = 1 << 20;
 const MAX_STORE_NAME: usize = 32 + 1 + 211;
 const MAX_GLOBS: usize = 1024;
 const MAX_HOSTS: usize = 100_000;
+/// Leases that one worker may come back with.
+const MAX_HOLDS: usize = 4_096;
 
 /// A host kind.
 pub fn host_kind(kind: i32) -> Result<HostKind, WireError> {
@@ -141,10 +143,19 @@ fn step_limits(limits: v1::StepLimits) -> StepLimits {
 }
 
 fn check_words(hello: &v1::Hello) -> Result<(), WireError> {
+    if hello.holds.len() > MAX_HOLDS {
+        return Err(WireError::TooLarge("hello.holds"));
+    }
     let systems = hello.systems.len().max(hello.emulated_systems.len());
     let features = hello.features.len().max(hello.mandatory_features.len());
     let lists = [&hello.systems, &hello.emulated_systems, &hello.features, &hello.mandatory_features];
-    let mut words = lists.into_iter().flatten().chain([&hello.boot_id, &hello.instance_id]);
+    let mut words = lists.into_iter().flatten().chain([
+        &hello.boot_id,
+        &hello.instance_id,
+        &hello.nix_version,
+        &hello.nix_lane,
+        &hello.fleet_version,
+    ]);
     if systems > 64 || features > 256 || words.any(|word| word.len() > MAX_WORD) {
         return Err(WireError::TooLarge("hello.systems"));
     }
@@ -178,6 +189,19 @@ pub fn failure(failure: v1::Failure) -> Failure {
         cause: shortened(&failure.cause, MAX_CAUSE).into(),
         detail: shortened(&failure.detail, MAX_DETAIL).into(),
         drv,
+    }
+}
+
+/// How a worker says it is; numbers that are none are not believed.
+pub fn heartbeat(load: &v1::Heartbeat) -> v1::Heartbeat {
+    let share = |number: f64| if number.is_finite() { number.max(0.0) } else { 0.0 };
+    v1::Heartbeat {
+        load1: share(load.load1),
+        cpu_pressure: share(load.cpu_pressure),
+        memory_pressure: share(load.memory_pressure),
+        io_pressure: share(load.io_pressure),
+        unwell: shortened(&load.unwell, MAX_CAUSE).to_owned(),
+        ..load.clone()
     }
 }
 

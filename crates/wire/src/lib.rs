@@ -3,6 +3,7 @@
 //! [`v1`] is generated from proto/. [`from_wire`] parses messages into core types and refuses what is not
 //! well formed; [`to_wire`] is total. Nothing here decides anything.
 
+pub mod codec;
 pub mod from_wire;
 pub mod to_wire;
 

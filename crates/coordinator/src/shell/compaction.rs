@@ -39,7 +39,8 @@ impl Shell {
         };
         match self.journal.replace(&entries).await {
             Ok(()) => tracing::info!(from = self.appended, to = entries.len(), "the journal was compacted"),
-            Err(JournalError::Full) => {
+            Err(error @ (JournalError::Full | JournalError::TooLarge { .. })) => {
+                tracing::warn!(%error, "the journal is not compacted");
                 self.appended = 0;
                 return Ok(());
             }

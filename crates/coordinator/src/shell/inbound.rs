@@ -87,7 +87,7 @@ impl Shell {
         let event = match message {
             FromWorker::Hello(_) => return Err(Status::failed_precondition("a session has one hello")),
             FromWorker::Heartbeat(load) => {
-                self.heard(session, load, round);
+                self.heard(session, &load, round);
                 return Ok(());
             }
             FromWorker::DerivationsSeen(seen) => return self.learn(&seen, round),

@@ -56,8 +56,8 @@ impl Gathered {
 
     fn add(&mut self, kept: Kept) -> Result<(), String> {
         match kept {
-            Kept::Core(record) => self.record(record)?,
-            Kept::Run(name, run) => _ = self.runs.insert(RunId(run.run), (name, run)),
+            Kept::Core(record) => self.record(*record)?,
+            Kept::Run(name, run) => _ = self.runs.insert(RunId(run.run), (name, *run)),
             Kept::Event(run, event) => {
                 let events = self.events.entry(run).or_default();
                 if event.sequence != events.len() as u64 + 1 {

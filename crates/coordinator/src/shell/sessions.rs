@@ -257,14 +257,15 @@ impl Shell {
     }
 
     /// A heartbeat.
-    pub(super) fn heard(&mut self, session: Session, load: v1::Heartbeat, round: &mut Round) {
+    pub(super) fn heard(&mut self, session: Session, load: &v1::Heartbeat, round: &mut Round) {
+        let load = from_wire::heartbeat(load);
         let Some(connected) = self.sessions.get(session) else { return };
         let worker = connected.worker;
+        let unwell = from_wire::reason(&load.unwell);
         if let Some(portrait) = self.sessions.portraits.get_mut(&worker) {
             portrait.heard = Instant::now();
-            portrait.load = load.clone();
+            portrait.load = load;
         }
-        let unwell = from_wire::reason(&load.unwell);
         self.apply(Event::WorkerHeard { worker, session, load: Load { unwell } }, round);
     }
 

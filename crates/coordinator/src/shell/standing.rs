@@ -56,7 +56,7 @@ impl Shell {
             nix_lane: hello.nix_lane,
             fleet_version: hello.fleet_version,
             boot_id: view.boot.to_string(),
-            speed: if hello.speed > 0.0 { hello.speed } else { 1.0 },
+            speed: if hello.speed.is_finite() && hello.speed > 0.0 { hello.speed } else { 1.0 },
             load: portrait.map(|portrait| portrait.load.clone()),
             heard_ms_ago: heard.map_or(0, |ms| u64::try_from(ms).unwrap_or(u64::MAX).max(1)),
             building: view.building.iter().map(ToString::to_string).collect(),

@@ -65,7 +65,7 @@ struct Stage {
     handle: Handle,
     store: MemoryStore,
     broken: Arc<Mutex<Option<Broken>>>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Stage {
@@ -73,7 +73,7 @@ impl Stage {
         let directory = tempfile::tempdir().expect("temporary directory");
         let (store, broken) = (MemoryStore::default(), Arc::default());
         let shell = shell(&store, &broken, directory.path()).await;
-        Self { handle: shell.spawn(), store, broken, _directory: directory }
+        Self { handle: shell.spawn(), store, broken, directory }
     }
 
     fn break_by(&self, how: Broken) {
@@ -284,7 +284,7 @@ async fn a_run_is_as_durable_as_its_answer() {
     let before = stage.handle.feeds.get(&run).expect("a feed").summary();
     stage.handle.halt.cancel();
     within(stage.handle.inputs.closed()).await;
-    let shell = shell(&stage.store, &Arc::default(), stage._directory.path()).await;
+    let shell = shell(&stage.store, &Arc::default(), stage.directory.path()).await;
     assert_eq!(shell.feeds.get(&run).expect("it is remembered").summary(), before);
 }
 

@@ -84,3 +84,118 @@ fn path_infos_that_name_no_store_path_are_refused() {
     assert!(path_info(&v1::PathInfo { references: vec!["../x".into()], ..info.clone() }).is_err());
     assert!(path_info(&v1::PathInfo { deriver: "nobody".into(), ..info }).is_err());
 }
+
+#[test]
+fn a_worker_comes_back_with_so_many_leases_and_so_much_text() {
+    let hello = || v1::Hello { name: "w".into(), ..v1::Hello::default() };
+    let many = v1::Hello { holds: vec![v1::HeldLease::default(); MAX_HOLDS + 1], ..hello() };
+    assert_eq!(worker_hello(many), Err(WireError::TooLarge("hello.holds")));
+    let long = "x".repeat(MAX_WORD + 1);
+    for wordy in [
+        v1::Hello { boot_id: long.clone(), ..hello() },
+        v1::Hello { instance_id: long.clone(), ..hello() },
+        v1::Hello { nix_version: long.clone(), ..hello() },
+        v1::Hello { emulated_systems: vec!["x".into(); 65], ..hello() },
+        v1::Hello { mandatory_features: vec!["x".into(); 257], ..hello() },
+    ] {
+        assert!(worker_hello(wordy).is_err());
+    }
+}
+
+#[test]
+fn heartbeats_hold_numbers() {
+    let wild = v1::Heartbeat {
+        load1: f64::NAN,
+        cpu_pressure: f64::INFINITY,
+        memory_pressure: -3.0,
+        io_pressure: 12.5,
+        unwell: "x".repeat(MAX_CAUSE + 1),
+        ..v1::Heartbeat::default()
+    };
+    let tame = heartbeat(&wild);
+    assert_eq!((tame.load1, tame.cpu_pressure, tame.memory_pressure), (0.0, 0.0, 0.0));
+    assert!((tame.io_pressure - 12.5).abs() < f64::EPSILON);
+    assert_eq!(tame.unwell.len(), MAX_CAUSE);
+}
+
+#[test]
+fn limits_of_zero_are_not_asked_for() {
+    let limits = v1::StepLimits { timeout_s: 5, max_log_bytes: 7, ..v1::StepLimits::default() };
+    let request =
+        v1::SubmitRequest { after: Some(source_of(10)), limits: Some(limits), ..Default::default() };
+    let parsed = run_request(&request).expect("well formed");
+    let limits = StepLimits { timeout_s: Some(5), max_log_bytes: Some(7), ..StepLimits::default() };
+    assert_eq!((parsed.limits, parsed.earlier_failures), (limits, EarlierFailures::Believe));
+    let again = v1::SubmitRequest { retry_failed: true, limits: None, ..request };
+    let parsed = run_request(&again).expect("well formed");
+    assert_eq!((parsed.limits, parsed.earlier_failures), (StepLimits::default(), EarlierFailures::Retry));
+}
+
+#[test]
+fn long_lists_are_refused_by_name() {
+    let many_hosts = vec![v1::Host { name: "a".into(), kind: 1 }; MAX_HOSTS + 1];
+    let discovered_many = v1::HostsDiscovered { hosts: many_hosts, ..v1::HostsDiscovered::default() };
+    assert_eq!(discovered(WorkerId(1), discovered_many), Err(WireError::TooLarge("hosts")));
+    let evaluated = v1::Evaluated { wanted: vec![String::new(); MAX_WANTED + 1], ..v1::Evaluated::default() };
+    let host = Some(v1::Host { name: "a".into(), kind: 1 });
+    let result = Some(v1::host_evaluated::Result::Evaluated(evaluated));
+    let message = v1::HostEvaluated { host: host.clone(), result, ..v1::HostEvaluated::default() };
+    assert_eq!(host_evaluated(WorkerId(1), message), Err(WireError::TooLarge("wanted")));
+    let nothing = v1::HostEvaluated { host, result: None, ..v1::HostEvaluated::default() };
+    assert_eq!(host_evaluated(WorkerId(1), nothing), Err(WireError::Missing("result")));
+    let nobody = v1::HostEvaluated::default();
+    assert_eq!(host_evaluated(WorkerId(1), nobody), Err(WireError::Missing("host")));
+    let outputs = vec![v1::BuiltOutput { name: "out".into(), path: DRV.into() }; MAX_OUTPUTS + 1];
+    let report = v1::StepReported { drv: DRV.into(), outcome: 1, outputs, ..v1::StepReported::default() };
+    assert!(step_reported(WorkerId(1), report, &"".into()).is_err());
+    let globs = v1::Selection { hosts: vec!["*".into(); MAX_GLOBS + 1], ..v1::Selection::default() };
+    let request =
+        v1::SubmitRequest { after: Some(source_of(10)), selection: Some(globs), ..Default::default() };
+    assert_eq!(run_request(&request), Err(WireError::TooLarge("selection")));
+}
+
+#[test]
+fn every_outcome_that_exists_passes_and_keeps_its_class() {
+    for outcome in 1..=16 {
+        let report = v1::StepReported { drv: DRV.into(), outcome, ..v1::StepReported::default() };
+        let event = step_reported(WorkerId(1), report, &"tail".into()).expect("it exists");
+        let Event::StepReported { report: StepReport::Ended { outcome: parsed, .. }, .. } = event else {
+            panic!("not an end: {event:?}");
+        };
+        let name = v1::OutcomeClass::try_from(outcome).expect("it exists").as_str_name();
+        match parsed {
+            StepOutcome::Built(_) => assert_eq!(name, "OUTCOME_CLASS_BUILT"),
+            StepOutcome::AlreadyValid(_) => assert_eq!(name, "OUTCOME_CLASS_ALREADY_VALID"),
+            StepOutcome::Failed(class, _) => {
+                let words = format!("{class:?}");
+                assert_eq!(name.trim_start_matches("OUTCOME_CLASS_").replace('_', ""), words.to_uppercase());
+            }
+        }
+    }
+}
+
+#[test]
+fn failures_and_counts_come_back_as_they_went() {
+    for (code, name) in crate::to_wire::FAILURE_CODES {
+        let drv = Some(DrvPath::from(DRV));
+        let original = Failure { code, cause: "cause".into(), detail: "detail".into(), drv };
+        let wire = crate::to_wire::failure(&original);
+        assert_eq!(wire.code, name);
+        assert_eq!(failure(wire), original);
+    }
+    let original = Counts {
+        wanted: 1,
+        built: 2,
+        substituted: 3,
+        cached: 4,
+        failed: 5,
+        deduplicated: 6,
+        running: 7,
+        cancelled: 8,
+    };
+    assert_eq!(counts(&crate::to_wire::counts(&original)), original);
+    for kind in [HostKind::Nixos, HostKind::Darwin, HostKind::Home] {
+        let original = Host { name: "a\u{202e}\n".into(), kind };
+        assert_eq!(host(crate::to_wire::host(&original)), Ok(original));
+    }
+}
