@@ -1,11 +1,8 @@
 //! The coordinator as its workers and clients meet it: the real services, with peers that keep to a script.
 
 mod diligent;
-<<<<<<< mine
 mod malformed;
-=======
 mod paths;
->>>>>>> main
 mod restarts;
 mod scripted;
 
