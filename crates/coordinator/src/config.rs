@@ -28,8 +28,6 @@ pub struct Config {
     pub standby: bool,
     /// How the core decides.
     pub fleet: FleetConfig,
-    /// What one attempt of a step may take.
-    pub limits: StepLimits,
     /// How often workers say how they are.
     pub heartbeat_ms: u32,
     /// Whether workers upload outputs: others need them from here.
@@ -48,7 +46,6 @@ impl Config {
             journal: JournalChoice::Memory,
             standby: false,
             fleet: FleetConfig::default().embedded(),
-            limits: StepLimits::default(),
             heartbeat_ms: 10_000,
             upload_outputs: false,
             server: ServerConfig::default(),
@@ -90,23 +87,6 @@ pub enum JournalChoice {
     Sqlite,
     /// In this PostgreSQL database, which several coordinators may share.
     Postgres(String),
-}
-
-/// What one attempt of a step may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepLimits {
-    /// Wall time in seconds.
-    pub timeout_s: u32,
-    /// Seconds without output.
-    pub max_silent_s: u32,
-    /// Bytes of log.
-    pub max_log_bytes: u64,
-}
-
-impl Default for StepLimits {
-    fn default() -> Self {
-        Self { timeout_s: 36_000, max_silent_s: 3_600, max_log_bytes: 64 << 20 }
-    }
 }
 
 /// Who may connect where, and how much of the server they get.

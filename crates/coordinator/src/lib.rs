@@ -19,7 +19,7 @@ mod rpc;
 mod server;
 mod shell;
 
-pub use config::{Config, StepLimits};
+pub use config::Config;
 pub use log_index::IndexError;
 pub use server::{Coordinator, ListenError, MaterialError, Program, ProgramError, ServeError, StartError};
 pub use shell::RestoreFailed;

@@ -50,10 +50,10 @@ pub fn rotate_ca(layers: &Layers) -> Outcome {
     )
 }
 
-/// Mends a damaged journal.
+/// Mends a damaged journal: keeps what is sound, moves the rest aside, says what is lost.
 pub fn repair(layers: &Layers) -> Outcome {
-    layers.resolve()?;
-    Err("there is nothing to repair yet".into())
+    let report = fleet_journal::repair(&layers.resolve()?.config.location())?;
+    print(&format!("{report}\n"))
 }
 
 /// Closing standard output early is no error.

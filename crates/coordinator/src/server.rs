@@ -195,7 +195,12 @@ impl Coordinator {
     /// Whether the shell answers: it does all that is done here.
     pub async fn lives(&self) -> bool {
         let (reply, answer) = oneshot::channel();
-        self.shell.inputs.send(Input::Workers(reply)).await.is_ok() && answer.await.is_ok()
+        let mut read_only = self.shell.read_only.clone();
+        tokio::select! {
+            // It waits for room on its disk, and for nothing else.
+            full = read_only.wait_for(|why| !why.is_empty()) => full.is_ok(),
+            lives = async { self.shell.inputs.send(Input::Workers(reply)).await.is_ok() && answer.await.is_ok() } => lives,
+        }
     }
 
     /// Ends when the shell has: the coordinator cannot go on.
@@ -238,14 +243,8 @@ impl Coordinator {
 }
 
 fn settings(config: &Config) -> Settings {
-    let limits = fleet_core::StepLimits {
-        timeout_s: Some(config.limits.timeout_s),
-        max_silent_s: Some(config.limits.max_silent_s),
-        max_log_bytes: Some(config.limits.max_log_bytes),
-        max_output_bytes: config.fleet.limits.max_output_bytes,
-    };
-    let fleet = fleet_core::FleetConfig { limits, ..config.fleet.clone() };
-    Settings { fleet, heartbeat_ms: config.heartbeat_ms, upload_outputs: config.upload_outputs }
+    let Config { fleet, heartbeat_ms, upload_outputs, .. } = config.clone();
+    Settings { fleet, heartbeat_ms, upload_outputs }
 }
 
 fn create_private(directory: &Path) -> Result<(), StartError> {

@@ -87,7 +87,6 @@ impl Gatekeeper {
     fn no_longer(&self, shown: &Shown, now: u64) -> Option<Status> {
         let directory = self.0.directory.borrow();
         match shown {
-            Shown::Nothing => None,
             Shown::Certificate { identity, connection } => {
                 let refused = directory.admit(now, identity).err()?;
                 // What a client asked for in time is answered; a worker must have come with a new certificate.
@@ -104,7 +103,7 @@ impl Gatekeeper {
             Shown::Token { token, expires } if now < *expires => {
                 directory.client(now, token).err().map(|refused| status::shut_out(&refused))
             }
-            Shown::Token { .. } => None,
+            Shown::Nothing | Shown::Token { .. } => None,
         }
     }
 

@@ -56,8 +56,8 @@ fn issuers(settings: &Settings) -> Result<(), ConfigError> {
     for (number, origin) in settings.issuers.iter().enumerate() {
         // Each with those before it: two of one name are wrong together.
         let issuers = settings.config.oidc[..=number].to_vec();
-        let files = issuers[number].jwks_file.iter().chain(&issuers[number].ca_file);
-        let read = files.map(|file| keyfile::read_public(file).map(drop)).collect::<Result<(), _>>();
+        let mut files = issuers[number].jwks_file.iter().chain(&issuers[number].ca_file);
+        let read = files.try_for_each(|file| keyfile::read_public(file).map(drop));
         let wrong = |text: String| ConfigError::new(origin.clone(), format!("oidc: {text}"));
         read.map_err(|error| wrong(with_causes(&error)))?;
         Verifier::new(issuers).map_err(|error| wrong(with_causes(&error)))?;

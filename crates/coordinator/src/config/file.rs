@@ -34,7 +34,8 @@ struct Issuers {
 /// Reads a file.
 pub(super) fn read(path: &Path) -> Result<Contents, ConfigError> {
     let text = text_of(path)?;
-    let place = |offset: usize| Origin::File { path: path.to_owned(), line: line_at(&text, offset) };
+    let place =
+        |offset: usize| Origin::File { path: path.to_owned(), line: line_at(text.as_bytes(), offset) };
     let misshapen = |error: toml::de::Error| {
         let offset = error.span().map_or(0, |span| span.start);
         ConfigError::new(place(offset), error.message().trim().replace('\n', ", "))
@@ -62,14 +63,13 @@ fn text_of(path: &Path) -> Result<String, ConfigError> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+        let line = line_at(error.as_bytes(), good);
         ConfigError::new(Origin::File { path: path.to_owned(), line }, "is not UTF-8")
     })
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
+fn line_at(text: &[u8], offset: usize) -> usize {
+    text[..offset.min(text.len())].split(|byte| *byte == b'\n').count()
 }
 
 /// Tables are names before a dot; one level of them is all there is.

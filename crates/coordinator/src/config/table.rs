@@ -2,6 +2,8 @@
 //! show` and the documentation all follow from it.
 
 use super::Config;
+use std::fmt::Write;
+
 use super::value::{
     Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, Place, Seconds, Several, Value,
 };
@@ -134,7 +136,8 @@ pub fn reference() -> String {
             default => format!("`{default}`"),
         };
         let reload = if setting.change == Change::AtOnce { " ↻" } else { "" };
-        text.push_str(&format!("| `{}`{reload} | {default} | {} |\n", setting.key, setting.about));
+        // Writing to a text does not fail.
+        let _ = writeln!(text, "| `{}`{reload} | {default} | {} |", setting.key, setting.about);
     }
     text
 }

@@ -120,21 +120,16 @@ impl v1::admin_server::Admin for AdminService {
                 return Err(Status::invalid_argument("the order must be drain, resume or revoke"));
             }
         };
+        tracing::info!(worker = %name, ?order, by = by.owner(), "worker ordered");
         if order == WorkerOrder::Revoke {
-            // Durable before its work is taken away: a crash in between lets nobody back in.
-            let change = Change::RevokeWorker { name: name.clone(), reason: reason.clone() };
-            super::change(&self.shell, change).await?;
+            // The registry's business: also somebody who never came can be shut out.
+            super::change(&self.shell, Change::RevokeWorker { name, reason }).await?;
+            return Ok(Response::new(v1::OrderWorkerReply {}));
         }
         let (reply, answer) = oneshot::channel();
         let input = Input::Order(name.to_string(), order, reason, reply);
         self.shell.send(input).await.map_err(|_| status::stopping())?;
-        let done = answer.await.map_err(|_| status::stopping())?;
-        match done {
-            // Enrolled, and never seen: there is nothing to take away.
-            Err(unknown) if order == WorkerOrder::Revoke && unknown.code() == tonic::Code::NotFound => {}
-            done => done?,
-        }
-        tracing::info!(worker = %name, ?order, by = by.owner(), "worker ordered");
+        answer.await.map_err(|_| status::stopping())??;
         Ok(Response::new(v1::OrderWorkerReply {}))
     }
 }

@@ -25,11 +25,9 @@ pub(super) struct FrameMeter {
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes of it are missing.
-    Preface(usize),
     /// The bytes that are there.
     Header([u8; HEADER], usize),
-    /// So many bytes are missing.
+    /// So many bytes of the preface or of a payload are missing.
     Payload(usize),
 }
 
@@ -40,7 +38,7 @@ pub(super) struct Flood;
 impl FrameMeter {
     pub(super) fn new(now_ms: u64) -> Self {
         Self {
-            state: State::Preface(PREFACE),
+            state: State::Payload(PREFACE),
             budget: BURST * UPDATES_PER_IDLE,
             refilled_ms: now_ms,
             frames: 0,
@@ -57,14 +55,6 @@ impl FrameMeter {
         self.refill(now_ms);
         while !bytes.is_empty() {
             match &mut self.state {
-                State::Preface(missing) => {
-                    let taken = bytes.len().min(*missing);
-                    bytes = &bytes[taken..];
-                    *missing -= taken;
-                    if *missing == 0 {
-                        self.state = State::Header([0; HEADER], 0);
-                    }
-                }
                 State::Header(header, have) => {
                     let taken = bytes.len().min(HEADER - *have);
                     header[*have..*have + taken].copy_from_slice(&bytes[..taken]);
