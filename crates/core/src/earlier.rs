@@ -1,4 +1,4 @@
-//! Failures that outlive their run, and the limits that bound attempts.
+//! Failures that outlive their run.
 //!
 //! Owns what later runs believe of steps that failed for good. Only what is the derivation's own is
 //! remembered: what a worker, the network or a download did may go another way next time.
@@ -61,62 +61,7 @@ impl Earlier {
     }
 }
 
-impl StepLimits {
-    /// These limits, with others where they say nothing.
-    fn or(self, other: Self) -> Self {
-        Self {
-            timeout_s: self.timeout_s.or(other.timeout_s),
-            max_silent_s: self.max_silent_s.or(other.max_silent_s),
-            max_log_bytes: self.max_log_bytes.or(other.max_log_bytes),
-            max_output_bytes: self.max_output_bytes.or(other.max_output_bytes),
-        }
-    }
-
-    /// In each point the more generous of both; none is no limit at all.
-    fn most(self, other: Self) -> Self {
-        Self {
-            timeout_s: self.timeout_s.zip(other.timeout_s).map(|(a, b)| a.max(b)),
-            max_silent_s: self.max_silent_s.zip(other.max_silent_s).map(|(a, b)| a.max(b)),
-            max_log_bytes: self.max_log_bytes.zip(other.max_log_bytes).map(|(a, b)| a.max(b)),
-            max_output_bytes: self.max_output_bytes.zip(other.max_output_bytes).map(|(a, b)| a.max(b)),
-        }
-    }
-
-    /// Whether these allow more of what an attempt of this class ran out of.
-    fn allow_more(self, other: Self, class: FailureClass) -> bool {
-        let most = self.most(other);
-        match class {
-            FailureClass::TimedOut => {
-                most.timeout_s != other.timeout_s || most.max_silent_s != other.max_silent_s
-            }
-            FailureClass::LogLimit => most.max_log_bytes != other.max_log_bytes,
-            FailureClass::OutputTooBig => most.max_output_bytes != other.max_output_bytes,
-            _ => false,
-        }
-    }
-}
-
 impl Fleet {
-    /// What an attempt of a step may take: the most generous of the runs that want it decides.
-    pub(crate) fn limits_of(&self, id: StepId) -> StepLimits {
-        let wanted = self.graph.interested(id).filter_map(|run| self.limits_of_run(run));
-        let limits = if self.sabotaged(Sabotage::LimitByAny) {
-            wanted.last()
-        } else {
-            wanted.reduce(StepLimits::most)
-        };
-        limits.unwrap_or(self.config.limits)
-    }
-
-    fn limits_of_run(&self, run: RunId) -> Option<StepLimits> {
-        Some(self.runs.get(&run)?.request.limits.or(self.config.limits))
-    }
-
-    /// Whether an attempt ran into a limit that the runs of now do not set.
-    pub(crate) fn is_cut_short(&self, leased: &Leased, class: FailureClass) -> bool {
-        self.limits_of(leased.step).allow_more(leased.limits, class)
-    }
-
     /// Keeps a final failure for later runs, if it is the derivation's own.
     pub(crate) fn remember_failure(
         &mut self,

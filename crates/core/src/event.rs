@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::failure::{Failure, FailureClass, FailureCode};
 use crate::id::{
     DrvPath, Epoch, EvalJobId, Feature, Host, HostKind, LeaseId, OutputPath, RealiseJobId, RunId, Session,
     SourceId, System, WorkerId,
 };
+pub use crate::limits::StepLimits;
 
 /// Everything that can happen to a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,19 +147,6 @@ pub enum EarlierFailures {
     Believe,
     /// They are built again.
     Retry,
-}
-
-/// What one attempt of a step may take. None means the coordinator's own limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepLimits {
-    /// Wall time in seconds.
-    pub timeout_s: Option<u32>,
-    /// Seconds without output.
-    pub max_silent_s: Option<u32>,
-    /// Bytes of log.
-    pub max_log_bytes: Option<u64>,
-    /// NAR sizes of all outputs together, bytes.
-    pub max_output_bytes: Option<u64>,
 }
 
 /// Which hosts of a flake a run wants.
@@ -313,76 +302,6 @@ pub enum StepOutcome {
     AlreadyValid(Vec<(Arc<str>, OutputPath)>),
     /// No result.
     Failed(FailureClass, Failure),
-}
-
-/// What may be done about a failed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum FailureClass {
-    /// The builder failed: final.
-    BuildFailed,
-    /// Wall or silence limit: final.
-    TimedOut,
-    /// Log limit: final.
-    LogLimit,
-    /// Outputs refused (references, size, hash): final.
-    OutputRejected,
-    /// Might work elsewhere or later; bounded retries, then final.
-    Transient,
-    /// Not the step's fault; bounded retries.
-    Infrastructure,
-    /// This worker cannot build it: another may.
-    Placement,
-    /// An input was not there: bounded retries.
-    InputMissing,
-    /// The worker's disk is full: not the step's fault, and elsewhere there is room.
-    DiskFull,
-    /// The kernel killed the builder for want of memory: another worker may have more.
-    OutOfMemory,
-    /// Inputs or outputs could not be moved.
-    Transfer,
-    /// The Nix daemon went away.
-    DaemonGone,
-    /// Outputs are larger than the limit: final.
-    OutputTooBig,
-    /// Stopped on request.
-    Cancelled,
-}
-
-/// Why something ended without a result, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Stable code, lower snake case; proto/fleet/v1/common.proto lists them.
-    pub code: FailureCode,
-    /// One sentence.
-    pub cause: Arc<str>,
-    /// Trace or log tail.
-    pub detail: Arc<str>,
-    /// The derivation that failed, if one did.
-    pub drv: Option<DrvPath>,
-}
-
-/// Stable names of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names say it; common.proto explains the codes")]
-pub enum FailureCode {
-    EvalFailed,
-    EvalDied,
-    BuildFailed,
-    TimedOut,
-    LogLimit,
-    OutputRejected,
-    DependencyFailed,
-    NoWorker,
-    Cancelled,
-    Infrastructure,
-    NoSource,
-    NoHosts,
-    WorkerLost,
-    DiskFull,
-    OutOfMemory,
-    Transfer,
-    DaemonGone,
-    OutputTooBig,
 }
 
 /// What can be waited for.

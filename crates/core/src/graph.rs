@@ -141,6 +141,10 @@ impl Graph {
         }
     }
 
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// The step of a derivation, if it was ever defined.
     pub(crate) fn find(&self, drv: &DrvPath) -> Option<StepId> {
         self.find_listed(drv).map(|listed| self.resolve(listed))

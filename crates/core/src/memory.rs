@@ -45,7 +45,11 @@ impl Fleet {
         Some(vec![config, Record::Condensed(Box::new(memory))])
     }
 
+    /// Forgets everything else.
     pub(crate) fn remember(&mut self, memory: Memory) {
+        let sabotage = self.sabotage;
+        *self = Self::new(self.config.clone());
+        (self.sabotage, self.graph.sabotage) = (sabotage, sabotage);
         let Memory { now, tick, grants, met_worker, last_worker, workers, finished, earlier } = memory;
         self.now = now;
         self.tick = tick;

@@ -29,7 +29,23 @@ impl Fleet {
         config: FleetConfig,
         records: impl IntoIterator<Item = Record>,
     ) -> Result<Self, RestoreError> {
-        let mut fleet = Self::new(config.clone());
+        Self::new(config).relive_all(records)
+    }
+
+    /// As [`Fleet::restore`], with a bug planted all along.
+    #[cfg(any(test, feature = "sabotage"))]
+    pub fn restore_sabotaged(
+        config: FleetConfig,
+        records: impl IntoIterator<Item = Record>,
+        sabotage: Sabotage,
+    ) -> Result<Self, RestoreError> {
+        let mut fleet = Self::new(config);
+        fleet.sabotage(sabotage);
+        fleet.relive_all(records)
+    }
+
+    fn relive_all(mut self, records: impl IntoIterator<Item = Record>) -> Result<Self, RestoreError> {
+        let config = self.config.clone();
         let mut chapter: Option<Chapter> = None;
         for (record, entry) in (1..).zip(records) {
             match entry {
@@ -38,27 +54,26 @@ impl Fleet {
                     None => return Err(RestoreError::Headless { record }),
                 },
                 Record::Happened { at, event } => {
-                    fleet.relive(chapter.replace(Chapter {
-                        record,
-                        at,
-                        event,
-                        decisions: VecDeque::new(),
-                    }))?;
+                    self.relive(chapter.replace(Chapter { record, at, event, decisions: VecDeque::new() }))?;
                 }
                 Record::Configured(then) => {
-                    fleet.relive(chapter.take())?;
-                    fleet.config = *then;
+                    self.relive(chapter.take())?;
+                    self.configure(*then);
                 }
                 Record::Condensed(memory) => {
-                    fleet.relive(chapter.take())?;
-                    fleet = Self::new(fleet.config);
-                    fleet.remember(*memory);
+                    self.relive(chapter.take())?;
+                    self.remember(*memory);
                 }
             }
         }
-        fleet.relive(chapter)?;
-        fleet.config = config;
-        Ok(fleet)
+        self.relive(chapter)?;
+        self.configure(config);
+        Ok(self)
+    }
+
+    fn configure(&mut self, config: FleetConfig) {
+        self.graph.set_limit(config.max_steps);
+        self.config = config;
     }
 
     fn relive(&mut self, chapter: Option<Chapter>) -> Result<(), RestoreError> {
@@ -78,9 +93,8 @@ impl Fleet {
 
     /// Every session is gone, and so is every timer. Leases wait for their workers; other jobs begin again.
     pub(crate) fn restarted(&mut self, epoch_floor: Epoch) {
-        if !self.sabotaged(Sabotage::ReuseGrants) {
-            self.grants = self.grants.max(epoch_floor.0);
-        }
+        let before = if self.sabotaged(Sabotage::ReuseGrants) { 0 } else { self.grants };
+        self.grants = before.max(epoch_floor.0);
         if self.sabotaged(Sabotage::LoseAttempts) {
             self.graph.ids().for_each(|id| self.graph.step_mut(id).attempts = 0);
         }

@@ -3,7 +3,7 @@
 //! Owns the counts of one step's failures; knows nothing of graphs, workers or clocks.
 
 use crate::config::FleetConfig;
-use crate::event::{FailureClass, FailureCode};
+use crate::failure::FailureClass;
 
 /// How often a step failed in ways that are not final. Forgotten when nobody wants the step any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,39 +78,6 @@ impl Tries {
         u32::from(self.transient) <= config.transient_attempts.max(1)
             && u32::from(self.infrastructure) <= config.infrastructure_attempts.max(1)
             && u32::from(self.losses) <= config.workers_per_crashing_step.max(1)
-    }
-}
-
-impl FailureClass {
-    /// Whether a failure of this kind speaks against the worker and not against the step.
-    pub(crate) fn blames_worker(self) -> bool {
-        matches!(
-            self,
-            Self::Infrastructure | Self::DiskFull | Self::OutOfMemory | Self::Transfer | Self::DaemonGone
-        )
-    }
-
-    /// Whether it is the derivation's own, and would come again anywhere.
-    pub(crate) fn is_the_step_s(self) -> bool {
-        matches!(
-            self,
-            Self::BuildFailed | Self::TimedOut | Self::LogLimit | Self::OutputRejected | Self::OutputTooBig
-        )
-    }
-}
-
-impl FailureCode {
-    /// Whether another try may help, as nothing that was asked for is to blame.
-    pub(crate) fn is_infrastructure(self) -> bool {
-        matches!(
-            self,
-            Self::Infrastructure
-                | Self::WorkerLost
-                | Self::DiskFull
-                | Self::OutOfMemory
-                | Self::Transfer
-                | Self::DaemonGone
-        )
     }
 }
 

@@ -156,7 +156,7 @@ impl Fleet {
         if self.workers.contains_key(&id) {
             return;
         }
-        if self.workers.len() >= self.config.max_workers
+        while self.workers.len() >= self.config.max_workers
             && let Some(forgotten) = self.forgettable()
         {
             self.workers.remove(&forgotten);

@@ -119,7 +119,8 @@ impl Stage {
             assert_eq!(read, *record);
             read
         };
-        Fleet::restore(self.fleet.config.clone(), self.records.iter().map(read)).unwrap()
+        let (config, sabotage) = (self.fleet.config.clone(), self.fleet.sabotage);
+        Fleet::restore_sabotaged(config, self.records.iter().map(read), sabotage).unwrap()
     }
 
     fn check_restored(&self) {

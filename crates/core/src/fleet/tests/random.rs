@@ -220,7 +220,7 @@ impl Trouble {
         let worker = WorkerId(self.dice.roll(4) as u64 + 1);
         let orders = [WorkerOrder::Drain, WorkerOrder::Resume, WorkerOrder::Resume, WorkerOrder::Revoke];
         let order = orders[self.dice.roll(orders.len())];
-        if order == WorkerOrder::Revoke && (worker == WORKER || !self.dice.chance(10)) {
+        if order == WorkerOrder::Revoke && (worker == WORKER || !self.dice.chance(50)) {
             return;
         }
         let name = format!("w{worker}").into();
