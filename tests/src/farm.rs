@@ -196,6 +196,20 @@ impl Farm {
         self.workers.get_mut(name).expect("the worker is known").program = Some(running);
     }
 
+    /// Starts another machine with a copy of a worker's state, as whoever stole its backup would.
+    pub fn clone_worker(&self, name: &str, options: &DaemonOptions) -> (NixDaemon, Running) {
+        let worker = &self.workers[name];
+        let daemon = NixDaemon::start(options);
+        let state = self.directory.path().join(format!("{name}-clone"));
+        let copied = Command::new("cp").arg("-a").arg(&worker.state).arg(&state).status().expect("cp starts");
+        assert!(copied.success(), "the state is copied");
+        let mut command = program("fleet-worker", self.directory.path());
+        daemon.configure(&mut command);
+        command.arg("--config").arg(worker.state.join("worker.toml")).arg("--state-dir").arg(&state);
+        command.arg("--store").arg(daemon.store_uri()).arg("run");
+        (daemon, start(command))
+    }
+
     /// A worker.
     pub fn worker(&self, name: &str) -> &FarmWorker {
         &self.workers[name]
