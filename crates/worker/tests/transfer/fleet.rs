@@ -103,6 +103,8 @@ impl Fleet {
         config.upload_outputs = true;
         config.heartbeat_ms = 1000;
         config.fleet.unplaceable_after_ms = 1000;
+        (config.fleet.backoff.base_ms, config.fleet.backoff.cap_ms) = (10, 50);
+        config.fleet.quarantine_after = 0;
         let stop = CancellationToken::new();
         let coordinator = Coordinator::start(config).await.expect("the coordinator starts");
         let channel = coordinator.serve_in_memory(stop.clone());
@@ -180,8 +182,7 @@ impl Fleet {
 fn nix_of(daemon: &NixDaemon) -> PathBuf {
     let program = daemon.scratch().join("nix");
     let (settings, nix) = (daemon.conf_dir(), daemon.nix_bin());
-    let text =
-        format!("#!/bin/sh\nNIX_CONF_DIR={} exec {} \"$@\"\n", settings.display(), nix.display());
+    let text = format!("#!/bin/sh\nNIX_CONF_DIR={} exec {} \"$@\"\n", settings.display(), nix.display());
     std::fs::write(&program, text).expect("writes");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("ours");
     program

@@ -3,9 +3,10 @@
 
 mod fleet;
 
-use fleet::{Flake, Fleet, here, here_script, there, there_script};
+use fleet::{Flake, Fleet, here, here_script, there, there_script, within};
 use fleet_nix::nar_dump::dump_path;
 use fleet_testkit::{BinaryCache, NixDaemon, Trust};
+use fleet_wire::v1::run_event::Event;
 use fleet_wire::v1::{RunOutcome, StepStatus};
 
 /// The one path of a store that has this name.
@@ -74,4 +75,144 @@ async fn what_one_machine_builds_is_an_input_on_another_and_equal_to_the_last_bi
     let middle = path_named(&first, "middle");
     let text = std::fs::read_to_string(first.physical(&middle)).expect("it came back");
     assert_eq!(text, format!("of {out}\n{out}\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_the_evaluating_machine_has_is_shared_and_not_built_again() {
+    let (first, second) = (here(|_| {}), there(|_| {}));
+    let inner = here_script("inner", "", "echo inner > $out");
+    let outer = here_script("outer", "", &format!("echo ${{{inner}}} > $out"));
+    let built = first.build_expression(&outer);
+    assert_eq!(first.journal().lines(), ["inner", "outer"]);
+    let fleet = Fleet::start().await;
+    let evaluator = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+
+    let text = "builtins.toFile \"text\" \"a text\"";
+    let script = format!(
+        "for file in ${{./data}} ${{{text}}} ${{self}}/data ${{{outer}}}; do read line < $file; echo $line >> $out; done"
+    );
+    let ended = fleet.build(&Flake::of(&there_script("top", "", &script))).await;
+    assert_eq!(ended.outcome, RunOutcome::Succeeded, "{ended:#?}");
+    assert_eq!(first.journal().lines(), ["inner", "outer"], "nothing was built again");
+    assert_eq!(second.journal().lines(), ["top"]);
+    let inner = path_named(&first, "inner");
+    let top = std::fs::read_to_string(second.physical(&path_named(&second, "top"))).expect("it is built");
+    assert_eq!(top, format!("some data\na text\nsome data\n{inner}\n"));
+    assert_eq!(fleet.stored(&[&built[0], &inner]).await.len(), 2, "with what it refers to");
+
+    // Now that it is known to be kept, nobody wants it: not even a machine that starts from nothing.
+    let third = here(|_| {});
+    drop(evaluator);
+    let _third = fleet.join(&third, "third", 1).await;
+    let again = fleet
+        .build(&Flake::of(&here_script("next", "", &format!("read line < ${{{outer}}}; echo $line > $out"))))
+        .await;
+    assert_eq!(again.outcome, RunOutcome::Succeeded, "{again:#?}");
+    assert_eq!(third.journal().lines(), ["next"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_dies_while_it_uploads_leaves_nothing_half_and_its_result_counts_later() {
+    let (first, second) = (here(|_| {}), there(|_| {}));
+    let fleet = Fleet::start().await;
+    let dying = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+    // Not to be compressed, and of many chunks.
+    let large = here_script("large", "", "dd if=/dev/urandom of=$out bs=1048576 count=48 2>&1");
+    let top = there_script("top", "", &format!("read -n 10 line < ${{{large}}}; echo top > $out"));
+    let flake = Flake::of(&top);
+    let mut events = fleet.submit(&flake).await;
+    let sources = fleet.chunks().len();
+    within(async {
+        while fleet.chunks().len() < sources + 5 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(dying);
+    let large = path_named(&first, "large");
+    assert!(fleet.stored(&[&large]).await.is_empty(), "a part of it is as good as nothing");
+
+    let _again = fleet.join(&first, "first", 1).await;
+    let outcome = within(async {
+        loop {
+            let event = events.message().await.expect("the stream goes on").expect("before the end");
+            if let Some(Event::RunFinished(finished)) = event.event {
+                return finished.outcome();
+            }
+        }
+    })
+    .await;
+    assert_eq!(outcome, RunOutcome::Succeeded);
+    assert_eq!(first.journal().lines(), ["large"], "it was built once");
+    assert!(nar(&first, &large) == nar(&second, &large));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_chunk_is_named_blames_no_step_and_is_brought_again() {
+    let (first, second) = (here(|_| {}), there(|_| {}));
+    let fleet = Fleet::start().await;
+    let _first = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+    let base = here_script("base", "", "dd if=/dev/urandom of=$out bs=1048576 count=4 2>&1");
+    let ended = fleet.build(&Flake::of(&base)).await;
+    assert_eq!(ended.outcome, RunOutcome::Succeeded, "{ended:#?}");
+    let largest = fleet.chunks().remove(0);
+    let mut bytes = std::fs::read(&largest).expect("a frame");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&largest, bytes).expect("writes");
+
+    let flake =
+        Flake::of(&there_script("top", "", &format!("read -n 10 line < ${{{base}}}; echo top > $out")));
+    let failed = fleet.build(&flake).await;
+    assert_ne!(failed.outcome, RunOutcome::Succeeded);
+    let (_, why) = &failed.failures()[0];
+    let name = largest.file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!(why.code, "transfer", "{failed:#?}");
+    assert!(why.cause.contains(&name), "{failed:#?}");
+
+    let mended = fleet.build(&flake).await;
+    assert_eq!(mended.outcome, RunOutcome::Succeeded, "{mended:#?}");
+    assert_eq!((first.journal().lines().len(), second.journal().lines().len()), (1, 1), "built once each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_does_not_trust_its_worker_is_said_to_be_the_reason() {
+    let (first, second) = (
+        here(|_| {}),
+        there(|options| {
+            options.trust = Trust::Untrusted;
+            options.require_signatures = true;
+        }),
+    );
+    let fleet = Fleet::start().await;
+    let _first = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+    let base = here_script("base", "", "echo base > $out");
+    let top = there_script("top", "", &format!("read line < ${{{base}}}; echo $line > $out"));
+    let failed = fleet.build(&Flake::of(&top)).await;
+    let (status, why) = failed.failures().into_iter().find(|(_, why)| why.drv.contains("-top")).expect("top");
+    assert_eq!((status, &*why.code), (StepStatus::Retried, "no_worker"), "{failed:#?}");
+    assert!(why.cause.contains("trusted-users"), "{}", why.cause);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_whose_output_floats_is_not_built_where_its_derivation_is_not() {
+    let floating = |options: &mut fleet_testkit::DaemonOptions| {
+        options.experimental_features.push("ca-derivations".to_owned());
+    };
+    let (first, second) = (here(floating), there(floating));
+    let fleet = Fleet::start().await;
+    let _first = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+    let attributes =
+        "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";";
+    let failed = fleet.build(&Flake::of(&there_script("top", attributes, "echo top > $out"))).await;
+    let (_, why) = &failed.failures()[0];
+    assert_eq!(why.code, "no_worker", "{failed:#?}");
+    assert!(why.cause.contains("built where it was evaluated"), "{}", why.cause);
+    let fine = fleet.build(&Flake::of(&here_script("top", attributes, "echo top > $out"))).await;
+    assert_eq!(fine.outcome, RunOutcome::Succeeded, "{fine:#?}");
 }
