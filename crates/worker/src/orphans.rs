@@ -1,14 +1,13 @@
 //! Builders whose daemon died. Nobody waits for them any more, but they go on, and the next attempt at their step would
 //! run beside them: they are found by what they were given for their step, and ended where this worker may do that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use fleet_nix::daemon::DaemonAddress;
 use fleet_nix::store_path::{StoreDir, StorePath};
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 /// How long processes may take to end.
@@ -70,26 +69,28 @@ impl Traces {
     }
 }
 
-/// Ends the builders of a step that no daemon looks after.
+/// Waits for the end of a step's builders, and ends those that no daemon looks after.
 pub(crate) async fn end(traces: &Traces) -> Ended {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let (mut ended, mut refused) = (0, Vec::new());
+    let mut ended = BTreeSet::new();
     loop {
-        let orphans = find(traces);
-        if orphans.is_empty() {
-            return match ended {
+        let builders = find(traces);
+        if builders.is_empty() {
+            return match ended.len() {
                 0 if !geteuid().is_root() => Ended::Unknown,
                 0 => Ended::None,
                 number => Ended::All(number),
             };
         }
         if tokio::time::Instant::now() > deadline {
-            return Ended::NotThese(orphans);
+            return Ended::NotThese(builders.into_iter().map(|builder| builder.pid).collect());
         }
-        for orphan in orphans.into_iter().filter(|orphan| !refused.contains(orphan)).collect::<Vec<_>>() {
-            match Pid::from_raw(orphan).map(|pid| kill_process(pid, Signal::KILL)) {
-                Some(Err(Errno::PERM)) => refused.push(orphan),
-                _ => ended += 1,
+        // A daemon that is about to die still looks alive, and one that lives ends its builders by itself.
+        for builder in builders.into_iter().filter(|builder| !builder.is_looked_after) {
+            if let Some(pid) = Pid::from_raw(builder.pid)
+                && kill_process(pid, Signal::KILL).is_ok()
+            {
+                ended.insert(builder.pid);
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -112,13 +113,19 @@ impl Ended {
     }
 }
 
-/// Builders of the step without a daemon above them.
-fn find(traces: &Traces) -> Vec<i32> {
+#[derive(Debug)]
+struct Builder {
+    pid: i32,
+    is_looked_after: bool,
+}
+
+/// The step's builders.
+fn find(traces: &Traces) -> Vec<Builder> {
     let processes = processes();
     let ours = i32::try_from(std::process::id()).unwrap_or_default();
     let pids = processes.keys().copied().filter(|pid| *pid != ours);
     let builders = pids.filter(|pid| traces.are_of(&Path::new("/proc").join(pid.to_string())));
-    builders.filter(|pid| !is_looked_after(*pid, &processes)).collect()
+    builders.map(|pid| Builder { pid, is_looked_after: is_looked_after(pid, &processes) }).collect()
 }
 
 #[derive(Debug)]
@@ -177,5 +184,52 @@ mod tests {
         assert!(process("7 (sh) Z 1 7").is_none());
         processes.insert(8, stat("its own parent", 8));
         assert!(!is_looked_after(8, &processes), "and it ends");
+    }
+    /// Starts what looks like a builder of an output, in the background of a shell that ends or stays.
+    fn builder(shell: &mut std::process::Command, output: &str, then: &str) -> (std::process::Child, i32) {
+        let script = format!("(trap '' HUP; while :; do sleep 100; done) >/dev/null 2>&1 & echo $!; {then}");
+        shell.args(["-c", &script]).env("NIX_BUILD_TOP", "/build").env("out", output);
+        let mut child = shell.stdout(std::process::Stdio::piped()).spawn().expect("a shell");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+        (child, line.trim().parse().expect("a number"))
+    }
+
+    fn exists(pid: i32) -> bool {
+        processes().contains_key(&pid)
+    }
+
+    #[tokio::test]
+    async fn an_orphan_is_ended_and_what_a_daemon_looks_after_is_not() {
+        let store = StoreDir::default();
+        let path = |name: &str| -> StorePath {
+            format!("{:032}-orphan-{}-{name}", 0, std::process::id()).parse().expect("a path")
+        };
+        let (drv, output, other) = (path("x.drv"), path("x"), path("y"));
+        let traces = Traces::of(&DaemonAddress::default(), &store, &drv, [&output].into_iter());
+        assert_eq!(end(&traces).await, Ended::None);
+
+        let mut shell = std::process::Command::new("/bin/sh");
+        let (mut parent, orphan) = builder(&mut shell, &store.print(&output), "");
+        parent.wait().expect("it was ours");
+        let mut shell = std::process::Command::new("/bin/sh");
+        let (mut parent, anothers) = builder(&mut shell, &store.print(&other), "");
+        parent.wait().expect("it was ours");
+        assert!(matches!(end(&traces).await, Ended::All(1..)));
+        assert!(!exists(orphan) && exists(anothers));
+
+        // A shell by another name: what is below it has somebody who cares.
+        let directory = tempfile::tempdir().expect("a directory");
+        let daemon = directory.path().join("nix-daemon");
+        std::os::unix::fs::symlink("/bin/sh", &daemon).expect("a link");
+        let (mut daemon, child) =
+            builder(&mut std::process::Command::new(daemon), &store.print(&output), "read x; wait");
+        assert!(find(&traces).iter().any(|builder| builder.pid == child && builder.is_looked_after));
+        daemon.kill().expect("it was ours");
+        daemon.wait().expect("it was ours");
+        assert!(matches!(end(&traces).await, Ended::All(1..)));
+        assert!(!exists(child), "its daemon is dead: so it is an orphan");
+        kill_process(Pid::from_raw(anothers).expect("a number"), Signal::KILL).expect("it was there");
     }
 }

@@ -1,6 +1,7 @@
 //! The worker as its coordinator meets it: real daemons, real builds, and a coordinator that keeps to a script.
 
 mod away;
+mod machine;
 mod programs;
 mod scripted;
 

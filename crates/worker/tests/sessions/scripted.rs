@@ -408,12 +408,21 @@ impl v1::chunks_server::Chunks for Chunks {
 pub(crate) struct Gate(tempfile::TempDir);
 
 impl Gate {
+    pub(crate) fn closed() -> Self {
+        Self(fleet_testkit::short_temp_dir())
+    }
+
     /// A daemon whose builders see the gate.
     pub(crate) fn daemon() -> (NixDaemon, Self) {
-        let gate = Self(fleet_testkit::short_temp_dir());
-        let sandbox_paths = format!("/gate={}", gate.0.path().display());
-        let settings = vec![("extra-sandbox-paths".to_owned(), sandbox_paths)];
-        (NixDaemon::start(&DaemonOptions { settings, ..DaemonOptions::default() }), gate)
+        let gate = Self::closed();
+        (gate.daemon_with(DaemonOptions::default()), gate)
+    }
+
+    /// The same, otherwise as asked for.
+    pub(crate) fn daemon_with(&self, mut options: DaemonOptions) -> NixDaemon {
+        let sandbox_paths = format!("/gate={}", self.0.path().display());
+        options.settings.push(("extra-sandbox-paths".to_owned(), sandbox_paths));
+        NixDaemon::start(&options)
     }
 
     /// A step that says `started` and waits; then says `over` and succeeds.
