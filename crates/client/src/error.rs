@@ -9,6 +9,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use fleet_wire::v1;
 
@@ -194,8 +195,9 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = without_number(&error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said =
-            error.downcast_ref::<io::Error>().map_or_else(|| without_number(&error.to_string()), plain);
+        let shared = error.downcast_ref::<Arc<io::Error>>().map(AsRef::as_ref);
+        let system = error.downcast_ref::<io::Error>().or(shared);
+        let said = system.map_or_else(|| without_number(&error.to_string()), plain);
         // Some errors tell their cause themselves.
         if !text.to_lowercase().contains(&said.to_lowercase()) {
             let _ = write!(text, ": {said}");

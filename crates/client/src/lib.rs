@@ -87,7 +87,7 @@ fn answer_parser(error: &clap::Error) -> Exit {
 }
 
 fn complain(error: &CliError) -> Exit {
-    if error.exit() != Exit::Cancelled || std::io::stderr().is_terminal() {
+    if !error.is_cancelled() || std::io::stderr().is_terminal() {
         let _ = writeln!(std::io::stderr(), "{}", error.paragraph());
     }
     error.exit()

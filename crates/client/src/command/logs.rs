@@ -14,7 +14,7 @@ use crate::embed::{self, Embedded};
 use crate::error::CliError;
 use crate::exit_code::Exit;
 use crate::listing;
-use crate::progress::{duration, log_lines};
+use crate::progress::{chosen_time, duration, log_lines};
 use crate::remote::Connection;
 use crate::tail::{LogTail, Piece};
 
@@ -94,7 +94,7 @@ fn sentence(news: &News) -> String {
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     match news {
         News::Lost { why, within, .. } => {
-            format!("(no contact with the coordinator: {why}; trying again for {})", duration(ms(within)))
+            format!("(no contact with the coordinator: {why}; trying again for {})", chosen_time(*within))
         }
         News::Back { after } => format!("(the coordinator is there again, after {})", duration(ms(after))),
     }

@@ -7,7 +7,7 @@ use fleet_wire::v1;
 
 use super::console::Console;
 use super::narrate::{Importance, Narrator, Saying, narrate_notice};
-use super::render::duration;
+use super::render::{chosen_time, duration};
 use super::state::Progress;
 use crate::contact::News;
 
@@ -44,7 +44,7 @@ impl<W: Write> Display<W> {
                 let ago_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.progress.lose_contact(self.now_ms().saturating_sub(ago_ms));
                 let goes_on = if self.progress.is_begun() { "; the run goes on there" } else { "" };
-                let within = duration(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+                let within = chosen_time(*within);
                 self.note(&format!(
                     "no contact with the coordinator: {why}{goes_on}, trying again for {within}"
                 ));

@@ -17,7 +17,7 @@ pub use display::Display;
 pub use escape::{log_lines, visible};
 pub use line::{Line, Style, width};
 pub use narrate::{Importance, Narrator, Saying};
-pub use render::{Size, duration, plural};
+pub use render::{Size, chosen_time, duration, plural};
 pub use state::{Progress, TargetState};
 
 #[cfg(test)]

@@ -135,6 +135,13 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
+/// A time that was chosen: `10m`, where a measured one would be `10m00s`.
+pub fn chosen_time(time: std::time::Duration) -> String {
+    let text = duration(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let short = text.strip_suffix("00s").or_else(|| text.strip_suffix("00m"));
+    short.filter(|short| !short.is_empty()).map_or(text.clone(), str::to_owned)
+}
+
 /// `1 host`, `2 hosts`.
 pub fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
