@@ -31,10 +31,10 @@ struct Seen(Vec<v1::RunEvent>);
 
 impl Seen {
     /// Takes what is there; true when the run is over.
-    async fn look(&mut self, channel: &Channel, run: &str) -> bool {
+    async fn look(&mut self, channel: &Channel, run: &str, patience_ms: u64) -> bool {
         let mut watcher = Watcher::new(channel, run, self.0.len() as u64, false).await;
         loop {
-            match tokio::time::timeout(Duration::from_millis(20), watcher.0.message()).await {
+            match tokio::time::timeout(Duration::from_millis(patience_ms), watcher.0.message()).await {
                 Ok(Ok(Some(event))) => {
                     assert_eq!(event.sequence, self.0.len() as u64 + 1, "a gap or a repetition");
                     self.0.push(event);
@@ -46,8 +46,17 @@ impl Seen {
     }
 }
 
+/// How much of what was said the coordinator takes in before it crashes.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    /// All of it.
+    Settled,
+    /// What it can while others yield so many times.
+    Within(usize),
+}
+
 /// Runs three hosts; the coordinator crashes before the turn of this number. Gives how many turns there were.
-async fn crash_at(turn: usize) -> usize {
+async fn crash_at(turn: usize, crash: Crash) -> usize {
     let (base, one, two, three) = steps();
     let hosts = [("a", vec![&base, &one]), ("b", vec![&base, &two]), ("c", vec![&three])];
     let mut worker = Diligent::new("w", &hosts);
@@ -56,9 +65,21 @@ async fn crash_at(turn: usize) -> usize {
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let mut seen = Seen::default();
     let mut turns = 0;
-    while !seen.look(&served.channel, &run).await {
+    let mut crashed = false;
+    loop {
+        let now = turns == turn && !crashed;
+        match crash {
+            Crash::Within(yields) if now => {
+                for _ in 0..yields {
+                    tokio::task::yield_now().await;
+                }
+            }
+            _ if seen.look(&served.channel, &run, if now { 20 } else { 1 }).await => break,
+            _ => {}
+        }
         assert!(turns < MOST_TURNS, "the run does not end");
-        if turns == turn {
+        if now {
+            crashed = true;
             served = served.crash().await;
             worker.lose_session();
             worker.join(&served.channel).await.expect("let in again");
@@ -92,11 +113,13 @@ async fn check(served: &Served, run: &str, seen: &[v1::RunEvent], worker: &Dilig
 
 #[tokio::test]
 async fn a_coordinator_that_crashes_at_any_point_loses_nothing_and_builds_nothing_twice() {
-    let turns = crash_at(usize::MAX).await;
+    let turns = crash_at(usize::MAX, Crash::Settled).await;
     assert!(turns > 10, "{turns}");
     for turn in 0..turns {
-        println!("crash before turn {turn} of {turns}");
-        crash_at(turn).await;
+        for crash in [Crash::Settled, Crash::Within(turn * 13 % 97)] {
+            println!("crash before turn {turn} of {turns}: {crash:?}");
+            crash_at(turn, crash).await;
+        }
     }
 }
 
@@ -108,7 +131,7 @@ async fn a_run_that_is_over_stays_as_it_ended_and_a_key_stands_for_one_request_f
     worker.join(&served.channel).await.expect("let in");
     let run = submit(&served.channel, request("k")).await.expect("taken");
     let mut seen = Seen::default();
-    while !seen.look(&served.channel, &run).await {
+    while !seen.look(&served.channel, &run, 1).await {
         // Whatever there is to hear.
         let _ = tokio::time::timeout(Duration::from_millis(50), worker.turn()).await;
     }
