@@ -3,7 +3,8 @@
 //!
 //! Two guards keep a past active from writing: the server lets nobody else have the lock while its session lives,
 //! and every change is made only where the head still has the epoch of whoever makes it. A lost connection leaves
-//! open whether the last change was committed: it is looked up on a new one, once the lock is ours again.
+//! open whether the last change was committed: it is made again on a new one, once the lock is ours again, where it has
+//! no effect if the first was.
 
 mod session;
 mod tables;
@@ -74,31 +75,24 @@ impl Postgres {
         loop {
             match answered(tables::write(&self.session, &self.head, change)).await {
                 Ok(true) => return Ok(()),
-                // The head is not ours any more, or this is the second try and the first was committed after all.
-                Ok(false) if self.is_committed(&change.head).await? => return Ok(()),
-                Ok(false) => return Err(self.fenced()),
+                // The head is not the one we left: this is the second try, and the first was committed after all.
+                Ok(false) => return self.check_committed(&change.head).await,
                 Err(Failure::Known(error)) => return Err(error),
-                Err(Failure::Lost(_)) => {}
-            }
-            self.resume(deadline).await?;
-            if self.is_committed(&change.head).await? {
-                return Ok(());
+                Err(Failure::Lost(_)) => self.resume(deadline).await?,
             }
         }
     }
 
-    /// Whether the head is `new`, and not the one before it.
-    async fn is_committed(&self, new: &Head) -> Result<bool, JournalError> {
+    /// Looks whether the head is `new`.
+    async fn check_committed(&self, new: &Head) -> Result<(), JournalError> {
         let found = tables::head(&self.session).await.map_err(Failure::into_error)?;
-        if found.epoch != self.head.epoch {
-            return Err(self.fenced());
+        if found == *new {
+            Ok(())
+        } else if found.epoch != self.head.epoch {
+            Err(self.fenced())
+        } else {
+            Err(JournalError::Corrupt { place: "table fleet_journal_head is not as it was left".to_owned() })
         }
-        if found != *new && found != self.head {
-            return Err(JournalError::Corrupt {
-                place: "the head's row was changed by somebody else".to_owned(),
-            });
-        }
-        Ok(found == *new)
     }
 
     /// Gets a new session with the lock, unless another coordinator took over in between.

@@ -25,7 +25,7 @@ pub struct Report {
 /// What was cut off a file's end: a batch whose append never returned, or whose last part was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Torn {
-    /// Where the file ends now.
+    /// Where the whole batches ended.
     pub at: u64,
     /// Bytes dropped.
     pub bytes: u64,

@@ -79,16 +79,16 @@ impl Sqlite {
         Ok(opened)
     }
 
-    /// Sends a command and waits for its end; after an error that leaves things open there is no other.
+    /// Sends a command and waits for its end.
     async fn ask<T>(
         &mut self,
         command: Command,
         answer: oneshot::Receiver<Result<T, JournalError>>,
     ) -> Result<T, JournalError> {
         self.begin(command).await?;
-        let answer = answer.await.unwrap_or(Err(JournalError::Poisoned));
-        self.in_doubt = answer.as_ref().is_err_and(|error| !error.leaves_sound());
-        answer
+        let answer = answer.await;
+        self.in_doubt = false;
+        answer.unwrap_or(Err(JournalError::Poisoned))
     }
 
     async fn begin(&mut self, command: Command) -> Result<(), JournalError> {
@@ -119,7 +119,7 @@ fn serve(mut store: Store, mut inbox: mpsc::Receiver<Command>) {
             Command::Load(chunks, reply) => answer(load(&mut store, &chunks), reply),
         };
         if !sound {
-            // Whatever the failure was about, nothing is written after it: no checkpoint on closing either.
+            // Nothing is written after a failure, not by closing either; and nobody is left to take commands.
             return;
         }
     }
@@ -167,9 +167,9 @@ impl Journal for Sqlite {
                 each(loaded)?;
             }
         }
-        let report = answer.await.unwrap_or(Err(JournalError::Poisoned))?;
+        let report = answer.await;
         self.in_doubt = false;
-        Ok(report)
+        report.unwrap_or(Err(JournalError::Poisoned))
     }
 
     async fn replace(&mut self, entries: &[Entry]) -> Result<(), JournalError> {

@@ -20,7 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SETTINGS: &str = "
     SELECT set_config('idle_session_timeout', '25s', false) WHERE current_setting('idle_session_timeout') = '0';
     SET idle_in_transaction_session_timeout = '25s';
-    SET client_connection_check_interval = '5s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 25000;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';";

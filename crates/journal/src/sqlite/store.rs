@@ -41,9 +41,6 @@ impl Store {
             new::put(&files.unfinished, &files.database, &files)?;
         }
         let Inspected { mut connection, schema, torn } = inspect(&files)?;
-        if let Some(torn) = torn {
-            cut(&files.wal, torn)?;
-        }
         let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;";
         connection.execute_batch(pragmas).map_err(failed("open"))?;
         let migrated_from = (schema < SCHEMA).then_some(schema);
@@ -104,6 +101,7 @@ impl Store {
         self.head.epoch = self.head.epoch.max(self.lock.witness.epoch) + 1;
         self.head.opened_ms = now_ms;
         write_head(&self.connection, &self.head)?;
+        // Empties the log, and what was torn with it.
         self.checkpoint()?;
         self.lock.remember(Witness { epoch: self.head.epoch, opened_ms: now_ms })
     }

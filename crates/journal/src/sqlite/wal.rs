@@ -41,7 +41,7 @@ pub(super) fn examine(path: &Path) -> Result<Wal, JournalError> {
     read(&mut BufReader::with_capacity(1 << 18, file), length).map_err(JournalError::io("read", path))
 }
 
-/// Cuts what follows the last whole batch off the log, so that no part of it is ever taken for damage.
+/// Cuts off what follows the last whole batch.
 pub(super) fn cut(path: &Path, torn: Torn) -> Result<(), JournalError> {
     let file = OpenOptions::new().write(true).open(path).map_err(JournalError::io("open", path))?;
     file.set_len(torn.at).and_then(|()| file.sync_all()).map_err(JournalError::io("cut", path))
@@ -138,8 +138,7 @@ impl Frames {
             return None;
         }
         let wrong = *self.first_wrong.get_or_insert(here);
-        // One salt suffices: a frame of an earlier log has neither, a damaged one of ours lost one at most.
-        if word(frame, 2) != self.salts[0] && word(frame, 3) != self.salts[1] {
+        if !self.is_ours(frame) {
             return None;
         }
         if self.batch_over || !self.pages.insert(page) {
@@ -147,6 +146,11 @@ impl Frames {
         }
         self.batch_over = ends_batch;
         None
+    }
+
+    /// Whether the frame is of this log, and not one that an earlier log left further back in the file.
+    fn is_ours(&self, frame: &[u8]) -> bool {
+        [word(frame, 2), word(frame, 3)] == self.salts
     }
 
     fn follows(&mut self, frame: &[u8]) -> bool {

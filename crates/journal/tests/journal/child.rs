@@ -20,9 +20,26 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    /// Starts it and waits until it has opened the journal; `bad_disk` is a library that comes
-    /// before the system's, and where it is told what to do.
+    /// Starts it and waits until it has opened the journal; `bad_disk` is a library that comes before the system's, and
+    /// where it is told what to do.
     pub(crate) fn start(location: &Location, role: &str, bad_disk: Option<(&Path, &Path)>) -> Holder {
+        let mut holder = Holder::spawn(location, role, bad_disk);
+        assert_eq!(holder.hear().as_deref(), Some("open"));
+        holder
+    }
+
+    /// One that does what [`Holder::order`] says.
+    pub(crate) fn obedient(location: &Location, bad_disk: Option<(&Path, &Path)>) -> Holder {
+        Holder::start(location, "child::obeys", bad_disk)
+    }
+
+    /// As [`Holder::obedient`], for one that may die before it has opened the journal.
+    pub(crate) fn try_start(location: &Location, bad_disk: Option<(&Path, &Path)>) -> Option<Holder> {
+        let mut holder = Holder::spawn(location, "child::obeys", bad_disk);
+        (holder.hear().as_deref() == Some("open")).then_some(holder)
+    }
+
+    fn spawn(location: &Location, role: &str, bad_disk: Option<(&Path, &Path)>) -> Holder {
         let location = match location {
             Location::Sqlite(path) => format!("sqlite {}", path.display()),
             Location::Postgres(location) => format!("postgres {location}"),
@@ -36,20 +53,18 @@ impl Holder {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let orders = child.stdin.take().expect("stdin is a pipe");
         let says = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
-        let mut holder = Holder { child, orders, says };
-        assert_eq!(holder.hear().as_deref(), Some("open"));
-        holder
-    }
-
-    /// One that does what [`Holder::order`] says.
-    pub(crate) fn obedient(location: &Location, bad_disk: Option<(&Path, &Path)>) -> Holder {
-        Holder::start(location, "child::obeys", bad_disk)
+        Holder { child, orders, says }
     }
 
     /// `append NUMBER COUNT BYTES` or `replace NUMBER COUNT BYTES`; what came of it.
     pub(crate) fn order(&mut self, order: &str) -> String {
-        self.send(order);
-        self.hear().expect("it answers")
+        self.try_order(order).expect("it answers")
+    }
+
+    /// As [`Holder::order`]; none when it is dead before it answers.
+    pub(crate) fn try_order(&mut self, order: &str) -> Option<String> {
+        writeln!(self.orders, "{order}").ok()?;
+        self.hear()
     }
 
     pub(crate) fn send(&mut self, order: &str) {
