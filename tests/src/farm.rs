@@ -14,6 +14,7 @@ use std::time::Duration;
 use fleet_testkit::{DaemonOptions, NixDaemon, Signal, short_temp_dir};
 use tempfile::TempDir;
 
+use crate::namespace::{self, DAEMON_SETTING};
 use crate::program::{Fleetctl, Running, binary, start};
 
 /// How long a program may take to say what is waited for.
@@ -154,6 +155,9 @@ impl Farm {
         mut options: DaemonOptions,
     ) {
         options.extra_platforms = systems.iter().map(|system| (*system).to_owned()).collect();
+        if namespace::is_inside() {
+            options.settings.push((DAEMON_SETTING.0.to_owned(), DAEMON_SETTING.1.to_owned()));
+        }
         let daemon = NixDaemon::start(&options);
         let state = self.directory.path().join(name);
         fs::create_dir_all(&state).expect("a state directory");

@@ -5,9 +5,11 @@
 mod farm;
 mod flake;
 mod graph;
+mod namespace;
 mod program;
 
 pub use farm::{Farm, FarmOptions, FarmWorker, PATIENCE};
 pub use flake::HandMadeFleet;
 pub use graph::{Graph, Node, ReplayedFleet};
+pub use namespace::{DAEMON_SETTING, Network, fill, in_namespaces, small_file_system};
 pub use program::{Fleetctl, Outcome, Running, fleetctl_binary};

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use fleet_testkit::{DaemonOptions, NixDaemon};
 use fleet_tests::{Fleetctl, HandMadeFleet};
@@ -186,48 +184,12 @@ fn in_ci_progress_is_folded_on_stderr_and_stdout_stays_clean() {
 /// The tests of full disks run once more inside a mount namespace of their own, where they may mount a small file
 /// system; this needs what Nix's own sandbox needs.
 mod full_disk {
-    use super::{Command, DaemonOptions, Fleetctl, NixDaemon, Path, PathBuf, fs, good_fleet};
-    use fleet_tests::HandMadeFleet;
-
-    /// Names, inside, a directory that whoever is outside removes.
-    const INSIDE: &str = "FLEET_TEST_MOUNT_BELOW";
-
-    /// Runs `test` with a place for mounts when it is inside already, else runs this test again inside.
-    fn in_mount_namespace(name: &str, test: impl FnOnce(&Path)) {
-        if let Some(place) = std::env::var_os(INSIDE) {
-            return test(Path::new(&place));
-        }
-        let place = fleet_testkit::short_temp_dir();
-        let program = std::env::current_exe().expect("a test has a path");
-        let output = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "--"])
-            .arg(program)
-            .args(["--exact", name, "--nocapture"])
-            .env(INSIDE, place.path())
-            .output()
-            .expect("unshare starts (util-linux; this test needs user namespaces, as Nix's sandbox does)");
-        let said =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("1 passed"), "inside the namespace:\n{said}");
-    }
-
-    fn small_file_system(directory: PathBuf, size: &str) -> PathBuf {
-        fs::create_dir_all(&directory).expect("a mount point");
-        let size = format!("size={size},mode=755");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "small"]).arg(&directory);
-        assert!(mount.status().expect("mount starts").success(), "a small file system is mounted");
-        directory
-    }
-
-    fn fill(directory: &Path) {
-        // All that fits; the last write fails, which is the point.
-        let _ = fs::write(directory.join("filler"), vec![0_u8; 8 << 20]);
-    }
+    use super::{DaemonOptions, Fleetctl, NixDaemon, good_fleet};
+    use fleet_tests::{DAEMON_SETTING, HandMadeFleet, fill, in_namespaces, small_file_system};
 
     #[test]
     fn a_full_disk_under_the_state_directory_is_said() {
-        in_mount_namespace("full_disk::a_full_disk_under_the_state_directory_is_said", |place| {
+        in_namespaces("full_disk::a_full_disk_under_the_state_directory_is_said", |place| {
             let daemon = NixDaemon::start_default();
             let fleet = good_fleet(&daemon);
             let full = small_file_system(place.join("full"), "64k");
@@ -248,10 +210,9 @@ mod full_disk {
 
     #[test]
     fn a_full_disk_under_the_store_is_said() {
-        in_mount_namespace("full_disk::a_full_disk_under_the_store_is_said", |place| {
+        in_namespaces("full_disk::a_full_disk_under_the_store_is_said", |place| {
             let root = small_file_system(place.join("r"), "24m");
-            // Inside, there is one user only.
-            let settings = vec![("require-drop-supplementary-groups".to_owned(), "false".to_owned())];
+            let settings = vec![(DAEMON_SETTING.0.to_owned(), DAEMON_SETTING.1.to_owned())];
             let options = DaemonOptions { root: Some(root.clone()), settings, ..DaemonOptions::default() };
             let daemon = NixDaemon::start(&options);
             let big = r#"package "big" "printf '%67108864s' x > $out""#;

@@ -24,14 +24,17 @@ fn a_cancelled_ci_job_leaves_no_build() {
 fn two_clients_share_a_step_and_cancelling_one_leaves_the_other() {
     let mut farm = farm("2m");
     farm.add_worker("only", SYSTEM, 1);
-    let flake = Flake::of(&[("web", taking("web", 6))]);
+    let flake = Flake::of(&[("web", taking("web", 8))]);
     let first = farm.fleetctl().args(["build", "--all-hosts"]).args([flake.path()]).start();
     wait_for_build(&farm, "only", "web");
     let second = farm.fleetctl().args(["build", "--all-hosts"]).args([flake.path()]).start();
-    let shared = || farm.fleetctl().args(["status", "--json"]).run().json();
+    let status = || farm.fleetctl().args(["status", "--json"]).run().json();
+    let building = |run: &serde_json::Value| run["steps"]["running"] == 1;
+    let both =
+        || status()["runs"].as_array().is_some_and(|runs| runs.len() == 2 && runs.iter().all(building));
     let started = std::time::Instant::now();
-    while shared()["runs"].as_array().map_or(0, Vec::len) < 2 {
-        assert!(started.elapsed() < PATIENCE, "the second run does not come: {}", shared());
+    while !both() {
+        assert!(started.elapsed() < PATIENCE, "the second run does not want the step: {}", status());
     }
     first.signal(Signal::TERM);
     first.finish().expect_code(130);

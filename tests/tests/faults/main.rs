@@ -3,6 +3,7 @@
 
 mod clients;
 mod coordinator;
+mod network;
 mod workers;
 
 use std::path::PathBuf;
