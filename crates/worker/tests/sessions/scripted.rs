@@ -34,18 +34,37 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
 }
 
-/// One worker at a real daemon, and this end of its session.
-pub(crate) struct Driven {
+/// A coordinator that has met one worker.
+pub(crate) struct Scripted {
     pub(crate) hello: v1::Hello,
     /// The number of the message heard last.
     pub(crate) sequence: u64,
     outbox: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
-    inbound: Streaming<v1::WorkerMessage>,
+    inbound: Option<Streaming<v1::WorkerMessage>>,
     sessions: mpsc::Receiver<Opened>,
-    worker: JoinHandle<Result<(), WorkerError>>,
-    pub(crate) stop: Stop,
     leases: u64,
     _server: DropGuard,
+}
+
+/// The same, with the worker in this process.
+pub(crate) struct Driven {
+    scripted: Scripted,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    pub(crate) stop: Stop,
+}
+
+impl std::ops::Deref for Driven {
+    type Target = Scripted;
+
+    fn deref(&self) -> &Scripted {
+        &self.scripted
+    }
+}
+
+impl std::ops::DerefMut for Driven {
+    fn deref_mut(&mut self) -> &mut Scripted {
+        &mut self.scripted
+    }
 }
 
 /// What a worker of tests is set to.
@@ -78,17 +97,46 @@ impl Driven {
 
     /// The same, with the coordinator's socket named.
     pub(crate) async fn start_on(socket: &Path, sources: &[&Packed], config: Config) -> Self {
-        let server = CancellationToken::new();
-        let mut sessions = serve(socket, sources, server.clone());
-        let link = link_to(socket);
+        let mut scripted = Scripted::serve(socket, sources);
         let prepared = within(Worker::prepare(config)).await.expect("the worker finds its daemon");
         let stop = Stop::default();
-        let worker = tokio::spawn(prepared.run(link, stop.clone()));
-        let (hello, inbound, outbox) = within(sessions.recv()).await.expect("a session");
-        let (outbox, _server) = (Some(outbox), server.drop_guard());
-        let driven = Self { hello, sequence: 0, outbox, inbound, sessions, worker, stop, leases: 0, _server };
-        driven.say(Message::Welcome(welcome())).await;
-        driven
+        let worker = tokio::spawn(prepared.run(link_to(socket), stop.clone()));
+        scripted.meet(welcome()).await;
+        Self { scripted, worker, stop }
+    }
+
+    /// Ends the worker without a word.
+    pub(crate) fn stop(&self) {
+        self.stop.at_once.cancel();
+    }
+
+    /// How the worker ended.
+    pub(crate) async fn ended(self) -> Result<(), WorkerError> {
+        within(self.worker).await.expect("no panic")
+    }
+}
+
+impl Scripted {
+    /// Waits for workers on a socket.
+    pub(crate) fn listen(socket: &Path) -> Self {
+        Self::serve(socket, &[])
+    }
+
+    fn serve(socket: &Path, sources: &[&Packed]) -> Self {
+        let server = CancellationToken::new();
+        let sessions = serve(socket, sources, server.clone());
+        let (hello, _server) = (v1::Hello::default(), server.drop_guard());
+        Self { hello, sequence: 0, outbox: None, inbound: None, sessions, leases: 0, _server }
+    }
+
+    /// Everything that is still heard of a session that ends.
+    pub(crate) async fn rest(&mut self) -> Vec<FromWorker> {
+        let mut inbound = self.inbound.take().expect("a session");
+        let mut heard = Vec::new();
+        while let Ok(Some(said)) = within(inbound.message()).await {
+            heard.extend(said.message);
+        }
+        heard
     }
 
     /// Ends the session with a status, as a coordinator that has a reason.
@@ -106,7 +154,7 @@ impl Driven {
     /// Waits for the worker's next session, and says nothing.
     pub(crate) async fn knock(&mut self) {
         let (hello, inbound, outbox) = within(self.sessions.recv()).await.expect("a session");
-        (self.hello, self.inbound, self.outbox) = (hello, inbound, Some(outbox));
+        (self.hello, self.inbound, self.outbox) = (hello, Some(inbound), Some(outbox));
     }
 
     /// Leases that the worker said it holds.
@@ -145,8 +193,10 @@ impl Driven {
         }
     }
 
-    async fn hear_any(&mut self) -> FromWorker {
-        let heard = within(self.inbound.message()).await.expect("the session goes on").expect("a message");
+    /// The next message, whatever it is.
+    pub(crate) async fn hear_any(&mut self) -> FromWorker {
+        let inbound = self.inbound.as_mut().expect("a session");
+        let heard = within(inbound.message()).await.expect("the session goes on").expect("a message");
         self.sequence = self.sequence.max(heard.sequence);
         heard.message.expect("a message")
     }
@@ -231,18 +281,9 @@ impl Driven {
         }
     }
 
-    pub(crate) fn stop(&self) {
-        self.stop.at_once.cancel();
-    }
-
     /// Closes the coordinator's half without a word.
     pub(crate) fn close(&mut self) {
         self.outbox = None;
-    }
-
-    /// How the worker ended.
-    pub(crate) async fn ended(self) -> Result<(), WorkerError> {
-        within(self.worker).await.expect("no panic")
     }
 }
 
