@@ -40,7 +40,8 @@ async fn a_change_that_was_given_up_leaves_the_journal_in_doubt_and_whole() {
         let number = kept.len() as u64;
         let batch = [entry(number, 10), entry(number + 1, 10)];
         // On a busy machine the journal may be done before it is asked.
-        match journal.append(&batch).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let polled = journal.append(&batch).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        match polled {
             Poll::Ready(done) => assert_eq!(done.expect("it appends"), number + 2),
             Poll::Pending => break batch,
         }
