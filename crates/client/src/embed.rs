@@ -65,6 +65,8 @@ pub async fn start(config: EmbedConfig) -> Result<Embedded, EmbedError> {
     worker.nix.clone_from(&config.nix);
     worker.slots = config.slots.unwrap_or(worker.slots);
     worker.eval_slots = config.eval_slots.unwrap_or(worker.eval_slots);
+    // There is no other worker that could have more room: it is tried.
+    worker.min_free_bytes = 0;
     let worker = Worker::prepare(worker).await?;
     let mut embedded = start_coordinator(&config).await?;
     let (channel, stop) = (embedded.channel.clone(), embedded.stop.clone());
