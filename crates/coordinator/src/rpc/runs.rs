@@ -163,3 +163,38 @@ fn log_chunks(
 fn unreadable(error: &std::io::Error) -> Status {
     Status::unavailable(format!("cannot read the log: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet_wire::v1::runs_server::Runs;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (shell, mut asked) = mpsc::channel(4);
+        let (full, read_only) = watch::channel("no space left".to_owned());
+        let service = RunsService {
+            shell,
+            feeds: Feeds::default(),
+            read_only,
+            logs: LogWriter::open(directory.path().to_owned()).expect("opens"),
+            index_dir: directory.path().to_owned(),
+        };
+        let refused = service.submit(Request::new(v1::SubmitRequest::default())).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("read-only: no space left"), "{refused}");
+        let shown = service.show(Request::new(v1::ShowRunRequest::default())).await.expect_err("refused");
+        assert_eq!(shown.code(), Code::Unavailable);
+        let status = service.status(Request::new(v1::StatusRequest {})).await.expect("told").into_inner();
+        assert_eq!(status.read_only, "no space left");
+        service.list(Request::new(v1::ListRunsRequest::default())).await.expect("what is durable is shown");
+        assert!(asked.try_recv().is_err(), "the shell was not to be asked");
+        full.send_replace(String::new());
+        drop(asked);
+        let stopping = service.submit(Request::new(v1::SubmitRequest::default())).await.expect_err("gone");
+        assert!(stopping.message().contains("stopping"), "{stopping}");
+    }
+}

@@ -10,7 +10,7 @@ use fleet_journal::JournalError;
 use fleet_store::{ManifestError, StoreError};
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::log_index::IndexError;
 use crate::paths::PathsError;
@@ -86,6 +86,11 @@ pub(crate) fn broken() -> Status {
 /// What is known of derivations was dropped: a new session tells it again.
 pub(crate) fn tidied() -> Status {
     Status::unavailable("the coordinator tidied up: come again")
+}
+
+/// What ended a peer's stream: what cannot be read is the peer's fault, not ours.
+pub(crate) fn of_peer(status: Status) -> Status {
+    if status.code() == Code::Internal { Status::invalid_argument(status.message()) } else { status }
 }
 
 /// A worker was not heard of for too long.
@@ -233,6 +238,11 @@ pub(crate) fn bad_request(error: &RequestError) -> Status {
 /// The CA does not sign.
 pub(crate) fn not_signed(error: &AuthorityError) -> Status {
     Status::unavailable(with_causes(error))
+}
+
+/// The caller has as many open requests as it may have.
+pub(crate) fn too_many_requests() -> Status {
+    Status::resource_exhausted("you have as many open requests as one caller may have")
 }
 
 /// This address failed too often of late.

@@ -40,7 +40,8 @@ impl v1::workers_server::Workers for WorkersService {
         let mut inbound = request.into_inner();
         let hello = tokio::time::timeout(HELLO_WITHIN, inbound.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))?
+            .map_err(status::of_peer)?;
         let Some(v1::WorkerMessage { message: Some(FromWorker::Hello(hello)), .. }) = hello else {
             return Err(Status::failed_precondition("the first message of a session is a hello"));
         };
@@ -89,7 +90,7 @@ async fn hear(
 ) -> Result<Option<v1::WorkerMessage>, Status> {
     for _ in 0..2 {
         if let Ok(heard) = tokio::time::timeout(silent_within, inbound.message()).await {
-            return heard;
+            return heard.map_err(status::of_peer);
         }
     }
     Err(status::silent())

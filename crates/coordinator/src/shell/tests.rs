@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -286,6 +287,121 @@ async fn a_run_is_as_durable_as_its_answer() {
     within(stage.handle.inputs.closed()).await;
     let shell = shell(&stage.store, &Arc::default(), stage.directory.path()).await;
     assert_eq!(shell.feeds.get(&run).expect("it is remembered").summary(), before);
+}
+
+/// A worker from the inside, one word at a time.
+struct Inside {
+    shell: Shell,
+    seat: Seat,
+    heard: mpsc::Receiver<v1::coordinator_message::Message>,
+}
+
+impl Inside {
+    async fn join(mut shell: Shell) -> Self {
+        let (outbound, heard) = mpsc::channel(64);
+        let systems = vec!["x86_64-linux".to_owned()];
+        let hello =
+            v1::Hello { name: "w".to_owned(), systems, slots: 1, eval_slots: 1, ..v1::Hello::default() };
+        let (reply, seat) = oneshot::channel();
+        let mut round = Round::default();
+        let joining = Joining { hello, identity: None, outbound, ending: Ending::new() };
+        shell.join(joining, reply, &mut round);
+        shell.finish(round, || false).await.expect("kept");
+        Self { shell, seat: seat.await.expect("an answer").expect("let in"), heard }
+    }
+
+    async fn submit(&mut self, key: &str) -> String {
+        let mut round = Round::default();
+        let name = self.shell.submit(submission(key), &mut round).expect("taken");
+        self.shell.finish(round, || false).await.expect("kept");
+        name
+    }
+
+    async fn cancel(&mut self, name: &str) {
+        let mut round = Round::default();
+        self.shell.cancel(name, &Caller::Here, &mut round).expect("known");
+        self.shell.finish(round, || false).await.expect("kept");
+    }
+
+    async fn say(&mut self, message: v1::worker_message::Message) {
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("open");
+        let message = Box::new(v1::WorkerMessage { sequence: 0, message: Some(message) });
+        let mut round = Round::default();
+        self.shell.take(Input::Said(self.seat.session, message, permit), &mut round);
+        self.shell.finish(round, || false).await.expect("kept");
+    }
+
+    async fn hear_eval(&mut self) -> v1::EvalJob {
+        loop {
+            match within(self.heard.recv()).await.expect("the session goes on") {
+                v1::coordinator_message::Message::EvalJob(job) => return job,
+                v1::coordinator_message::Message::Shutdown(_) => panic!("it was noticed"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Evaluates one host that wants this derivation; sends the derivation itself only if `tell`.
+    async fn evaluate(&mut self, derivation: &v1::Derivation, output: &str, tell: bool) {
+        use v1::worker_message::Message;
+        let job = self.hear_eval().await;
+        let host = v1::Host { name: "a".to_owned(), kind: v1::HostKind::Nixos.into() };
+        let (id, epoch, hosts) = (job.job, job.epoch, vec![host.clone()]);
+        self.say(Message::HostsDiscovered(v1::HostsDiscovered { job: id, epoch, hosts })).await;
+        let job = self.hear_eval().await;
+        if tell {
+            let derivations = vec![derivation.clone()];
+            self.say(Message::DerivationsSeen(v1::DerivationsSeen { derivations })).await;
+        }
+        let evaluated = v1::Evaluated {
+            drv: derivation.drv.clone(),
+            output_name: "out".to_owned(),
+            output: output.to_owned(),
+            wanted: vec![derivation.drv.clone()],
+            substitutable_new: 0,
+        };
+        let (job, epoch, host) = (job.job, job.epoch, Some(host));
+        let result = Some(v1::host_evaluated::Result::Evaluated(evaluated));
+        self.say(Message::HostEvaluated(v1::HostEvaluated { job, epoch, host, result })).await;
+        self.say(Message::EvalFinished(v1::EvalFinished { job, epoch, ..Default::default() })).await;
+    }
+}
+
+fn a_derivation() -> (v1::Derivation, String) {
+    let output = "00000000000000000000000000000000-a".to_owned();
+    let path = format!("/nix/store/{output}");
+    let aterm = format!(
+        "Derive([(\"out\",\"{path}\",\"\",\"\")],[],[],\"x86_64-linux\",\"/bin/sh\",[],[(\"out\",\"{path}\")])"
+    );
+    let store_dir = fleet_nix::store_path::StoreDir::default();
+    let drv = fleet_nix::derivation::derivation_path(&store_dir, "a", aterm.as_bytes(), &BTreeSet::default());
+    let drv = drv.expect("a path").to_string();
+    (v1::Derivation { drv, aterm: aterm.into(), ..v1::Derivation::default() }, output)
+}
+
+#[tokio::test]
+async fn compaction_is_noticed_by_no_worker_and_what_it_told_before_is_kept_again() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let store = MemoryStore::default();
+    let mut inside = Inside::join(shell(&store, &Arc::default(), directory.path()).await).await;
+    let (derivation, output) = a_derivation();
+    let first = inside.submit("first").await;
+    inside.evaluate(&derivation, &output, true).await;
+    inside.cancel(&first).await;
+    inside.shell.compact().await.expect("compacts");
+    let second = inside.submit("second").await;
+    inside.evaluate(&derivation, &output, false).await;
+    let before: Vec<_> = inside.shell.fleet.leases().collect();
+    assert_eq!(before.len(), 1, "the step is leased");
+    let (views, events) =
+        (inside.shell.fleet.view().runs, inside.shell.feeds.get(&second).expect("a feed").all());
+    drop(inside);
+
+    let shell = shell(&store, &Arc::default(), directory.path()).await;
+    assert_eq!(shell.fleet.leases().collect::<Vec<_>>(), before);
+    assert_eq!(shell.fleet.view().runs, views);
+    assert_eq!(shell.feeds.get(&second).expect("remembered").all(), events);
+    assert!(shell.feeds.contains_key(&first));
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ async fn reports_of_an_older_epoch_or_another_worker_change_nothing() {
     worker.report(&stale, OutcomeClass::BuildFailed, &step).await;
     match worker.hear().await {
         FromCoordinator::CancelLease(taken) => {
-            assert_eq!((taken.lease, taken.epoch), (stale.lease, stale.epoch))
+            assert_eq!((taken.lease, taken.epoch), (stale.lease, stale.epoch));
         }
         other => panic!("what is stale is not taken back: {other:?}"),
     }

@@ -113,12 +113,12 @@ async fn check(served: &Served, run: &str, seen: &[v1::RunEvent], worker: &Dilig
 
 #[tokio::test]
 async fn a_coordinator_that_crashes_at_any_point_loses_nothing_and_builds_nothing_twice() {
-    let turns = crash_at(usize::MAX, Crash::Settled).await;
+    let turns = Box::pin(crash_at(usize::MAX, Crash::Settled)).await;
     assert!(turns > 10, "{turns}");
     for turn in 0..turns {
         for crash in [Crash::Settled, Crash::Within(turn * 13 % 97)] {
             println!("crash before turn {turn} of {turns}: {crash:?}");
-            crash_at(turn, crash).await;
+            Box::pin(crash_at(turn, crash)).await;
         }
     }
 }
@@ -209,7 +209,7 @@ async fn a_lease_is_adopted_with_its_log_and_one_that_is_not_held_is_built_elsew
     again.report(&lease, OutcomeClass::BuildFailed, &step).await;
     match again.hear().await {
         FromCoordinator::CancelLease(taken) => {
-            assert_eq!((taken.lease, taken.epoch), (lease.lease, lease.epoch))
+            assert_eq!((taken.lease, taken.epoch), (lease.lease, lease.epoch));
         }
         other => panic!("what is stale is not taken back: {other:?}"),
     }

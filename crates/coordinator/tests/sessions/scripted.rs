@@ -32,7 +32,7 @@ pub(crate) struct Served {
     pub(crate) state: TempDir,
     config: Config,
     coordinator: Coordinator,
-    _stop: tokio_util::sync::DropGuard,
+    stop: tokio_util::sync::DropGuard,
 }
 
 /// As embedded mode has it: what no connected worker can do fails at once.
@@ -62,15 +62,15 @@ async fn serve_in(state: TempDir, config: Config) -> Served {
     let stop = CancellationToken::new();
     let coordinator = within(Coordinator::start(config.clone())).await.expect("the coordinator starts");
     let channel = coordinator.serve_in_memory(stop.clone());
-    Served { channel, state, config, coordinator, _stop: stop.drop_guard() }
+    Served { channel, state, config, coordinator, stop: stop.drop_guard() }
 }
 
 impl Served {
     /// Ends the coordinator between two words, and starts another from what it left.
     pub(crate) async fn crash(self) -> Self {
-        let Self { channel, state, config, coordinator, _stop } = self;
+        let Self { channel, state, config, coordinator, stop } = self;
         coordinator.halt();
-        drop((channel, coordinator, _stop));
+        drop((channel, coordinator, stop));
         serve_in(state, config).await
     }
 
