@@ -224,7 +224,9 @@ impl Agent {
         if is_stale && !held.is_empty() {
             tracing::warn!(leases = held.len(), "away for too long: others have these leases now");
             self.abandon();
-            held.iter().for_each(|held| self.context.spool.forget(held.lease, held.epoch));
+            for held in held {
+                self.context.spool.forget(held.lease, held.epoch);
+            }
         }
     }
 }

@@ -44,7 +44,7 @@ impl Presence {
 
     /// What the coordinator said last in welcome.
     pub(crate) fn welcome(&self) -> v1::Welcome {
-        lock(&self.welcome).clone()
+        *lock(&self.welcome)
     }
 
     /// We run; false if we stood still for so long that the session cannot be trusted.

@@ -65,7 +65,13 @@ const ENROL: &str =
 
 /// What is wrong with the handshake, unless it merely broke.
 fn tls_trouble(status: &Status, own: Option<&Identity>) -> Option<String> {
-    let failure = explain(status, own, unix_now())?;
+    // The other end's alert may be lost in the connection's end: our own clock knows as well.
+    let now = unix_now();
+    let failure = explain(status, own, now).or_else(|| match own? {
+        own if own.not_after < now => Some(TlsFailure::OwnExpired),
+        own if now < own.not_before => Some(TlsFailure::OwnNotYetValid),
+        _ => None,
+    })?;
     match failure {
         TlsFailure::Handshake(_) => None,
         TlsFailure::OwnExpired | TlsFailure::OwnForeign | TlsFailure::OwnRefused(_) => {

@@ -202,7 +202,9 @@ impl Queue {
         let (kept, gone): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.entries).into_iter().partition(|entry| !concerns(entry));
         self.entries = kept;
-        gone.iter().for_each(|entry| self.uncount(entry));
+        for entry in &gone {
+            self.uncount(entry);
+        }
         if self.entries.len() < before {
             self.settle(FORGOTTEN, lease);
         }

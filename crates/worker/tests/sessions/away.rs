@@ -9,7 +9,10 @@ use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use tonic::Status;
 
-use crate::scripted::{Driven, Gate, PATIENCE, Packed, config, script, started, step, welcome};
+use crate::relay::Relay;
+use crate::scripted::{
+    Driven, Gate, PATIENCE, Packed, Scripted, config, link_to, script, started, step, welcome,
+};
 use crate::{ENDLESS, eval, hosts};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,4 +185,21 @@ async fn what_does_not_finish_while_draining_is_handed_back() {
     for builder in builders {
         assert!(wait_until_gone(builder, PATIENCE), "the builder outlives the worker");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_carries_nothing_any_more_is_noticed_and_replaced() {
+    let daemon = NixDaemon::start_default();
+    let (near, far) = (daemon.scratch().join("near"), daemon.scratch().join("far"));
+    let scripted = Scripted::listen(&far);
+    let relay = Relay::unix(&near, &far);
+    let mut driven = Driven::start_over(link_to(&near), scripted, config(&daemon)).await;
+    let lease = driven.lease(&step(&daemon, &script("endless", ENDLESS))).await;
+    started(&daemon).await;
+    let builders = daemon.builders();
+    relay.freeze();
+    // Nothing is closed and nothing is refused: only unanswered pings tell.
+    tokio::time::timeout(Duration::from_secs(20), driven.knock()).await.expect("the silence is noticed");
+    assert_eq!(driven.holds(), [lease]);
+    assert_eq!(daemon.builders(), builders, "its build goes on");
 }

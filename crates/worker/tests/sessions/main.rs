@@ -3,7 +3,9 @@
 mod away;
 mod machine;
 mod programs;
+mod relay;
 mod scripted;
+mod tls;
 
 use fleet_testkit::{BinaryCache, DaemonOptions, NixDaemon, Trust, wait_until_gone};
 use fleet_wire::v1;

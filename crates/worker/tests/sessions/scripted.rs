@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -97,10 +98,15 @@ impl Driven {
 
     /// The same, with the coordinator's socket named.
     pub(crate) async fn start_on(socket: &Path, sources: &[&Packed], config: Config) -> Self {
-        let mut scripted = Scripted::serve(socket, sources);
+        let scripted = Scripted::serve(socket, sources);
+        Self::start_over(link_to(socket), scripted, config).await
+    }
+
+    /// The same, over any link that leads to this coordinator.
+    pub(crate) async fn start_over(link: Link, mut scripted: Scripted, config: Config) -> Self {
         let prepared = within(Worker::prepare(config)).await.expect("the worker finds its daemon");
         let stop = Stop::default();
-        let worker = tokio::spawn(prepared.run(link_to(socket), stop.clone()));
+        let worker = tokio::spawn(prepared.run(link, stop.clone()));
         scripted.meet(welcome()).await;
         Self { scripted, worker, stop }
     }
@@ -122,9 +128,30 @@ impl Scripted {
         Self::serve(socket, &[])
     }
 
+    /// The same, with enrolment beside its own.
+    pub(crate) fn listen_with<E: v1::enrolment_server::Enrolment>(
+        socket: &Path,
+        service: v1::enrolment_server::EnrolmentServer<E>,
+    ) -> Self {
+        let (sender, sessions) = mpsc::channel(64);
+        let routes = Server::builder().add_service(v1::workers_server::WorkersServer::new(Sessions(sender)));
+        Self::over(socket, routes.add_service(service), sessions)
+    }
+
     fn serve(socket: &Path, sources: &[&Packed]) -> Self {
+        let (sender, sessions) = mpsc::channel(64);
+        let chunks = sources.iter().flat_map(|packed| packed.chunks.iter().cloned()).collect();
+        let routes = Server::builder()
+            .add_service(v1::workers_server::WorkersServer::new(Sessions(sender)))
+            .add_service(v1::chunks_server::ChunksServer::new(Chunks(Arc::new(chunks))));
+        Self::over(socket, routes, sessions)
+    }
+
+    fn over(socket: &Path, router: Router, sessions: mpsc::Receiver<Opened>) -> Self {
         let server = CancellationToken::new();
-        let sessions = serve(socket, sources, server.clone());
+        let listener = UnixListener::bind(socket).expect("binds");
+        let (stop, serving) = (server.clone(), router.serve_with_incoming(UnixListenerStream::new(listener)));
+        tokio::spawn(async move { stop.run_until_cancelled(serving).await });
         let (hello, _server) = (v1::Hello::default(), server.drop_guard());
         Self { hello, sequence: 0, outbox: None, inbound: None, sessions, leases: 0, _server }
     }
@@ -380,18 +407,6 @@ type Opened = (v1::Hello, Streaming<v1::WorkerMessage>, mpsc::Sender<Result<v1::
 pub(crate) fn link_to(socket: &Path) -> Link {
     let pings = Pings { every: Duration::from_secs(1), within: Duration::from_secs(1) };
     Link::open(&Endpoint::Unix(socket.to_owned()), None, pings)
-}
-
-pub(crate) fn serve(socket: &Path, sources: &[&Packed], stop: CancellationToken) -> mpsc::Receiver<Opened> {
-    let (sender, sessions) = mpsc::channel(64);
-    let listener = UnixListener::bind(socket).expect("binds");
-    let chunks = sources.iter().flat_map(|packed| packed.chunks.iter().cloned()).collect();
-    let server = Server::builder()
-        .add_service(v1::workers_server::WorkersServer::new(Sessions(sender)))
-        .add_service(v1::chunks_server::ChunksServer::new(Chunks(Arc::new(chunks))))
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    tokio::spawn(async move { stop.run_until_cancelled(server).await });
-    sessions
 }
 
 struct Sessions(mpsc::Sender<Opened>);
