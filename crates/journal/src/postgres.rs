@@ -78,6 +78,7 @@ impl Postgres {
                 // The head is not the one we left: this is the second try, and the first was committed after all.
                 Ok(false) => return self.check_committed(&change.head).await,
                 Err(Failure::Known(error)) => return Err(error),
+                Err(Failure::Lost(error)) if Instant::now() >= deadline => return Err(error),
                 Err(Failure::Lost(_)) => self.resume(deadline).await?,
             }
         }

@@ -183,7 +183,9 @@ fn a_flipped_bit_in_the_database_is_refused_or_harmless() {
                 refused += 1;
             }
             Ok(mut store) => {
-                assert_eq!((all(&mut store).0, store.epoch()), (entries.clone(), 2), "flipped at {at}");
+                let (loaded, report) = all(&mut store);
+                assert_eq!((loaded, store.epoch()), (entries.clone(), 2), "flipped at {at}");
+                assert!(report.warnings().is_empty(), "flipped at {at}: {report:?}");
             }
         }
     }
