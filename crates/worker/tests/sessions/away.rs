@@ -19,7 +19,7 @@ use crate::{ENDLESS, eval, hosts};
 async fn a_build_goes_on_while_the_coordinator_is_away_and_arrives_afterwards() {
     let (daemon, gate) = Gate::daemon();
     let mut driven = Driven::start(&daemon, &[]).await;
-    let lease = driven.lease(&gate.step(&daemon, "survivor")).await;
+    let lease = driven.lease(&Gate::step(&daemon, "survivor")).await;
     assert!(matches!(driven.hear().await, FromWorker::StepBegun(_)));
     started(&daemon).await;
 
@@ -149,7 +149,7 @@ async fn a_flapping_coordinator_is_not_stormed() {
 async fn a_draining_worker_says_so_finishes_and_ends() {
     let (daemon, gate) = Gate::daemon();
     let mut driven = Driven::start(&daemon, &[]).await;
-    let lease = driven.lease(&gate.step(&daemon, "last")).await;
+    let lease = driven.lease(&Gate::step(&daemon, "last")).await;
     started(&daemon).await;
     driven.stop.drain.cancel();
     let beat = driven.beat(|beat| !beat.unwell.is_empty()).await;

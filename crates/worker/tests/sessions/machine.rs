@@ -68,7 +68,7 @@ async fn a_daemon_that_restarts_ends_no_build_and_is_waited_for() {
     let (mut daemon, gate) = Gate::daemon();
     let config = Config { daemon_patience: PATIENCE, ..config(&daemon) };
     let mut driven = Driven::start_as(&daemon, &[], config).await;
-    let running = gate.step(&daemon, "running");
+    let running = Gate::step(&daemon, "running");
     let next = step(&daemon, &script("next", "echo made > $out"));
     let lease = driven.lease(&running).await;
     started(&daemon).await;

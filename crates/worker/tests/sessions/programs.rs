@@ -193,7 +193,7 @@ async fn program_and_script(daemon: &NixDaemon) -> (Program, Scripted) {
 async fn a_worker_that_was_stopped_asks_again_before_it_says_anything() {
     let (daemon, gate) = Gate::daemon();
     let (worker, mut scripted) = program_and_script(&daemon).await;
-    let lease = scripted.lease(&gate.step(&daemon, "paused")).await;
+    let lease = scripted.lease(&Gate::step(&daemon, "paused")).await;
     started(&daemon).await;
     send_signal(worker.child.id(), Signal::STOP);
     gate.open();
@@ -215,7 +215,7 @@ async fn a_worker_that_was_stopped_asks_again_before_it_says_anything() {
 async fn sigterm_drains_a_second_one_hands_back_and_both_end_well() {
     let (daemon, gate) = Gate::daemon();
     let (mut worker, mut scripted) = program_and_script(&daemon).await;
-    let lease = scripted.lease(&gate.step(&daemon, "last")).await;
+    let lease = scripted.lease(&Gate::step(&daemon, "last")).await;
     started(&daemon).await;
     send_signal(worker.child.id(), Signal::TERM);
     assert_eq!(scripted.beat(|beat| !beat.unwell.is_empty()).await.unwell, "draining");

@@ -152,8 +152,16 @@ impl Scripted {
         let listener = UnixListener::bind(socket).expect("binds");
         let (stop, serving) = (server.clone(), router.serve_with_incoming(UnixListenerStream::new(listener)));
         tokio::spawn(async move { stop.run_until_cancelled(serving).await });
-        let (hello, _server) = (v1::Hello::default(), server.drop_guard());
-        Self { hello, sequence: 0, outbox: None, inbound: None, sessions, leases: 0, _server }
+        let hello = v1::Hello::default();
+        Self {
+            hello,
+            sequence: 0,
+            outbox: None,
+            inbound: None,
+            sessions,
+            leases: 0,
+            _server: server.drop_guard(),
+        }
     }
 
     /// Everything that is still heard of a session that ends.
@@ -482,7 +490,7 @@ impl Gate {
     }
 
     /// A step that says `started` and waits; then says `over` and succeeds.
-    pub(crate) fn step(&self, daemon: &NixDaemon, name: &str) -> v1::StepWork {
+    pub(crate) fn step(daemon: &NixDaemon, name: &str) -> v1::StepWork {
         let body = "echo before; echo started > /journal; \
                     while ! [ -e /gate/open ]; do read -t 1 x <&2; done; \
                     echo after; echo over > /journal; echo made > $out";

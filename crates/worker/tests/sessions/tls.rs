@@ -55,7 +55,7 @@ impl Office {
         let public = PublicKey::from_request(&key.request()).expect("a request");
         let grant = Grant { name: "w".parse().expect("a name"), enrolment: TokenId::random() };
         let issued = self.authority.sign_worker(unix_now() - ago, &grant, &public).expect("signed");
-        let (chain, authorities) = (vec![issued.certificate.to_vec().into()], self.authority.certificates());
+        let (chain, authorities) = (vec![issued.certificate.clone().into()], self.authority.certificates());
         std::fs::create_dir_all(state_dir).expect("a directory");
         let credentials = Credentials { chain, key: key.private(), authorities };
         credentials.write(&credentials_file(state_dir)).expect("written");
