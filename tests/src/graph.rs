@@ -47,14 +47,14 @@ impl Graph {
 
     /// Makes a node one of another system than the machine's.
     pub fn build_on(&mut self, node: Node, system: &str) {
-        self.nodes[node.0]["system"] = json!(system);
+        self.nodes[node.0]["replay_system"] = json!(system);
     }
 
     /// Spreads all nodes over these systems in turn, so that inputs come from other systems than their users.
     #[must_use]
     pub fn spread_over(mut self, systems: &[&str]) -> Graph {
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            node["system"] = json!(systems[number % systems.len()]);
+            node["replay_system"] = json!(systems[number % systems.len()]);
         }
         self
     }
@@ -62,7 +62,7 @@ impl Graph {
     /// Where each node builds, by name, of those that say so.
     pub fn systems(&self) -> BTreeMap<String, String> {
         let text = |node: &Value, key: &str| node[key].as_str().map(str::to_owned);
-        self.nodes.iter().filter_map(|node| Some((text(node, "name")?, text(node, "system")?))).collect()
+        self.nodes.iter().filter_map(|node| Some((text(node, "name")?, text(node, "replay_system")?))).collect()
     }
 
     /// How long each builder waits, milliseconds.

@@ -12,7 +12,7 @@ let
       {
         inherit (node) name outputs;
         # Recorded for one system, replayed on whichever there is, unless the node says where it belongs.
-        system = node.system or settings.system;
+        system = node.replay_system or settings.system;
         builder = "/bin/sh";
         wait = waitOf node;
         kept = inputs true node;
