@@ -65,17 +65,39 @@ impl Idleness {
         let is_old = self.asked.is_none_or(|asked| asked.elapsed() > AGAIN);
         if is_old && self.question.is_none() {
             self.asked = Some(Instant::now());
-            let selector =
-                progress.first(&[TargetState::Building, TargetState::Evaluating, TargetState::Waiting])?;
-            let request = v1::WhyRequest { run: self.run.clone(), selector: selector.to_owned() };
-            self.question = Some(tokio::spawn(ask(connection.clone(), request)));
+            let open = [TargetState::Building, TargetState::Evaluating, TargetState::Waiting];
+            let (connection, run) = (connection.clone(), self.run.clone());
+            self.question = Some(match progress.first(&open) {
+                Some(host) => tokio::spawn(ask_why(connection, run, host.to_owned())),
+                None => tokio::spawn(ask_for_evaluators(connection)),
+            });
         }
         self.answer.as_deref()
     }
 }
 
-async fn ask(connection: Connection, request: v1::WhyRequest) -> Option<String> {
-    let mut request = tonic::Request::new(request);
+/// Before any host is found there is nothing to ask after but whoever could find them.
+async fn ask_for_evaluators(connection: Connection) -> Option<String> {
+    let mut request = tonic::Request::new(v1::StatusRequest {});
+    request.set_timeout(AGAIN);
+    let status = connection.runs().status(request).await.ok()?.into_inner();
+    without_evaluator(&status).map(str::to_owned)
+}
+
+fn without_evaluator(status: &v1::StatusReply) -> Option<&'static str> {
+    let connected: Vec<_> = status.workers.iter().filter(|worker| worker.state == "connected").collect();
+    match connected.as_slice() {
+        _ if status.evals_waiting == 0 => None,
+        [] => Some("waiting for a worker to evaluate: none is connected"),
+        workers if workers.iter().all(|worker| worker.eval_slots == 0) => {
+            Some("waiting for a worker to evaluate: none of those connected does")
+        }
+        _ => Some("waiting for a worker to evaluate: all are at work"),
+    }
+}
+
+async fn ask_why(connection: Connection, run: String, selector: String) -> Option<String> {
+    let mut request = tonic::Request::new(v1::WhyRequest { run, selector });
     request.set_timeout(AGAIN);
     let reply = connection.runs().why(request).await.ok()?.into_inner();
     reply.answers.iter().find_map(sentence)
@@ -114,6 +136,26 @@ mod tests {
             chain: Vec::new(),
             rejections: rejections.collect(),
         }
+    }
+
+    #[test]
+    fn a_run_without_an_evaluator_says_so() {
+        let worker = |state: &str, eval_slots| v1::WorkerStatus {
+            state: state.to_owned(),
+            eval_slots,
+            ..v1::WorkerStatus::default()
+        };
+        let told = |workers: &[v1::WorkerStatus]| {
+            let (workers, evals_waiting) = (workers.to_vec(), 1);
+            without_evaluator(&v1::StatusReply { workers, evals_waiting, ..v1::StatusReply::default() })
+        };
+        assert_eq!(told(&[worker("away", 2)]), Some("waiting for a worker to evaluate: none is connected"));
+        let builder = worker("connected", 0);
+        assert!(told(std::slice::from_ref(&builder)).is_some_and(|text| text.ends_with("none of those connected does")));
+        assert!(
+            told(&[builder, worker("connected", 2)]).is_some_and(|text| text.ends_with("all are at work"))
+        );
+        assert_eq!(without_evaluator(&v1::StatusReply::default()), None);
     }
 
     #[test]

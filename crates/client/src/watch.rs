@@ -73,6 +73,7 @@ impl Watch {
         let contact = Contact::new(self.reconnect_for);
         let mut follower = Follower::new(self.connection.runs(), self.run.clone(), self.logs, contact);
         let mut record = Record::default();
+        display.submitted();
         let mut session = Session::new(self);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

@@ -184,7 +184,7 @@ mod tests {
         let said = Said { project: Some(URL), global: none, ..Said::default() };
         assert!(refuse_contradictions(&said.run, &said.settings().expect("settings")).is_ok());
         let run = RunArgs { detach: true, ..RunArgs::default() };
-        insta::assert_snapshot!(Said { run, ..Said::default() }.refused(), @r#"error: --detach needs a coordinator, and none is set. Name it with --coordinator https://HOST, in FLEET_COORDINATOR, or as coordinator = "https://HOST" in fleet.toml; on its own machine unix:///PATH of its socket will do."#);
+        insta::assert_snapshot!(Said { run, ..Said::default() }.refused(), @r#"error: --detach needs a coordinator, and none is set. Name it with --coordinator https://HOST, in FLEET_COORDINATOR, or as coordinator = "https://HOST" in fleet.toml; on its own machine unix:///var/lib/fleet-coordinator/coordinator.sock will do."#);
         let variables = &[("FLEET_CLIENT_KEY", "/k"), ("FLEET_COORDINATOR", URL)];
         insta::assert_snapshot!(Said { variables, ..Said::default() }.refused(), @"error: there is no certificate for the private key /k. Name it with --client-cert, FLEET_CLIENT_CERT or client_cert in the user's config.toml.");
     }

@@ -11,7 +11,7 @@ impl CliError {
     pub fn needs_coordinator(what: &str) -> Self {
         Self::new(format!("{what} needs a coordinator, and none is set")).next(
             "Name it with --coordinator https://HOST, in FLEET_COORDINATOR, or as coordinator = \"https://HOST\" in \
-             fleet.toml; on its own machine unix:///PATH of its socket will do",
+             fleet.toml; on its own machine unix:///var/lib/fleet-coordinator/coordinator.sock will do",
         )
     }
 

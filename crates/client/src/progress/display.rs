@@ -37,13 +37,18 @@ impl<W: Write> Display<W> {
         &self.progress
     }
 
+    /// The coordinator has the run: from now on it goes on without us.
+    pub fn submitted(&mut self) {
+        self.progress.submit();
+    }
+
     /// Tells that contact with the coordinator is lost, or there again.
     pub fn news(&mut self, news: &News) {
         match news {
             News::Lost { why, since, within } => {
                 let ago_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.progress.lose_contact(self.now_ms().saturating_sub(ago_ms));
-                let goes_on = if self.progress.is_begun() { "; the run goes on there" } else { "" };
+                let goes_on = if self.progress.is_submitted() { "; the run goes on there" } else { "" };
                 let within = chosen_time(*within);
                 self.note(&format!(
                     "no contact with the coordinator: {why}{goes_on}, trying again for {within}"

@@ -12,6 +12,7 @@ pub struct Progress {
     counts: v1::Counts,
     at_ms: u64,
     finished: bool,
+    submitted: bool,
     /// On the clock of the display.
     without_contact_since_ms: Option<u64>,
     waits_for: Option<String>,
@@ -128,9 +129,14 @@ impl Progress {
         self.finished
     }
 
-    /// Whether the coordinator has told anything of it.
-    pub fn is_begun(&self) -> bool {
-        self.at_ms > 0 || !self.hosts.is_empty()
+    /// Whether the coordinator has the run.
+    pub fn is_submitted(&self) -> bool {
+        self.submitted
+    }
+
+    /// The coordinator has the run.
+    pub fn submit(&mut self) {
+        self.submitted = true;
     }
 
     /// Since when there has been no contact with the coordinator, on the clock of the display.

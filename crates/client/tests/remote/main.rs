@@ -486,6 +486,26 @@ fn a_coordinator_behind_tls_is_checked_and_told_who_we_are() {
         "{bearers:?}"
     );
 
+    // One file that holds certificate, key and authority is all that an administrator's machine needs.
+    let me = fleet_identity::Name::try_from("me".to_owned()).expect("a name");
+    let certified = |authority: &Authority, name: &str, ttl_s: u64, made: u64| {
+        let made =
+            authority.make_client(made, ttl_s, &me, fleet_identity::Role::Admin).expect("a certificate");
+        pem(name, &made.to_pem())
+    };
+    let mut command = bare(scratch, &["runs"]);
+    command.env("FLEET_COORDINATOR", format!("https://localhost:{port}"));
+    command.env("FLEET_CLIENT_CERT", certified(&ours, "me.pem", 3600, now));
+    run(command).expect(0);
+    let mut command = secure(&["runs"]);
+    command.env("FLEET_CLIENT_CERT", certified(&ours, "old.pem", 3600, now - 3 * 3600));
+    let expired = run(command).expect(6);
+    assert!(expired.stderr.contains("certificate has expired"), "{}", expired.stderr);
+    let mut command = secure(&["runs"]);
+    command.env("FLEET_CLIENT_CERT", certified(&authority("foreign"), "foreign.pem", 3600, now));
+    let foreign = run(command).expect(6);
+    assert!(foreign.stderr.contains("refuses your certificate"), "{}", foreign.stderr);
+
     // A stranger's authority, a name that is not the certificate's, and a port that speaks no TLS.
     let stranger = authority("other").make_server(now, &["localhost".to_owned()]).expect("a certificate");
     let mut command = secure(&["runs"]);
