@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fleet_identity::{Secret, TokenId};
+use fleet_identity::{Role, Secret, TokenId};
 use fleet_journal::{Entry, Loaded, Memory, MemoryStore, Report};
 
 use tokio::sync::Semaphore;
@@ -426,4 +426,25 @@ async fn compaction_keeps_what_may_be_asked_for_and_forgets_the_rest() {
     let mut round = Round::default();
     assert_eq!(shell.submit(submission("k"), &mut round).expect("the same run"), name);
     assert!(round.is_empty(), "a run that is over does not begin again");
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_by_its_owner_or_an_administrator_and_its_key_is_its_owners() {
+    let stage = Stage::new().await;
+    let client = |name: &str, role| {
+        Caller::Client(Arc::new(fleet_identity::Client { name: name.to_owned(), role, expires: u64::MAX }))
+    };
+    let alices = Submission { client: "alice".to_owned(), ..submission("k") };
+    let run = within(stage.ask(|reply| Input::Submit(Box::new(alices), reply)).await).await;
+    let run = run.expect("an answer").expect("taken");
+    let stolen = within(stage.submit("k").await).await.expect("an answer").expect_err("another's key");
+    assert_eq!(stolen.code(), tonic::Code::AlreadyExists);
+    let mallory = client("mallory", Role::Submit);
+    let refused = stage.ask(|reply| Input::Cancel(run.clone(), mallory, reply)).await;
+    let refused = within(refused).await.expect("an answer").expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    for caller in [client("alice", Role::Submit), client("root", Role::Admin), Caller::Here] {
+        let cancelled = stage.ask(|reply| Input::Cancel(run.clone(), caller, reply)).await;
+        within(cancelled).await.expect("an answer").expect("it is theirs");
+    }
 }
