@@ -21,6 +21,8 @@ pub(crate) struct Lease {
     pub(crate) worker: WorkerId,
     pub(crate) epoch: Epoch,
     granted: Time,
+    /// Whether the coordinator started since, and nobody knows whether the worker was ever told of it.
+    pub(crate) unsure: bool,
     /// Those not reported yet.
     pub(crate) steps: Vec<Leased>,
 }
@@ -83,7 +85,7 @@ impl Fleet {
             }
         }
         let ids: Vec<StepId> = leased.iter().map(|leased| leased.step).collect();
-        self.leases.insert(lease, Lease { worker, epoch, granted: self.now, steps: leased });
+        self.leases.insert(lease, Lease { worker, epoch, granted: self.now, unsure: false, steps: leased });
         for id in ids {
             let runs: Vec<RunId> = self.graph.interested(id).collect();
             for run in &runs {

@@ -100,6 +100,7 @@ impl Fleet {
         }
         self.resume_evals();
         self.resume_realises();
+        self.leases.values_mut().for_each(|lease| lease.unsure = true);
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in workers {
             self.worker_lost(id);

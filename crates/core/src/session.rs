@@ -116,7 +116,8 @@ impl Fleet {
         // After a start of the machine its builds are dead, and what they left may be half written.
         let rebooted = before.boot != hello.boot && !before.boot.is_empty();
         let kept: &[_] = if rebooted { &[] } else { holds };
-        self.adopt(id, &name, kept);
+        let same = before.instance == hello.instance && !rebooted;
+        self.adopt(id, &name, kept, same);
         for (lease, epoch) in holds {
             if !self.holds(id, *lease, *epoch) {
                 self.send(id, Command::CancelLease { lease: *lease, epoch: *epoch });
@@ -128,17 +129,20 @@ impl Fleet {
     }
 
     /// Leases that the worker still holds go on; its others are lost.
-    fn adopt(&mut self, id: WorkerId, name: &Arc<str>, holds: &[(LeaseId, Epoch)]) {
+    fn adopt(&mut self, id: WorkerId, name: &Arc<str>, holds: &[(LeaseId, Epoch)], same_process: bool) {
         let Some(worker) = self.workers.get(&id) else { return };
         let held: BTreeSet<_> = holds.iter().copied().collect();
         let leases: Vec<LeaseId> = worker.leases.iter().copied().collect();
         for lease in leases {
+            // What a living process has not after we were away never reached it.
+            let unsent = self.leases.get_mut(&lease).is_some_and(|lease| std::mem::take(&mut lease.unsure));
+            let loss = if unsent && same_process { Loss::Withdrawn } else { Loss::Crash };
             let epoch = self.leases.get(&lease).map(|lease| lease.epoch);
             let kept = epoch.is_some_and(|epoch| held.contains(&(lease, epoch)));
             let kept =
                 (kept && !self.sabotaged(Sabotage::ForgetHolds)) || self.sabotaged(Sabotage::AdoptUnheld);
             if !kept {
-                self.lease_lost(lease, name, Loss::Crash);
+                self.lease_lost(lease, name, loss);
             }
         }
         if let Some(worker) = self.workers.get_mut(&id) {

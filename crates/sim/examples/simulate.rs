@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::{Error, Write, stdout};
 
+use fleet_core::{Fleet, FleetConfig, Record, RestoreError};
 use fleet_sim::{Summary, simulate, watch};
 
 fn main() -> Result<(), Error> {
@@ -17,20 +18,21 @@ fn main() -> Result<(), Error> {
     }
 }
 
+fn origin(config: FleetConfig, records: Vec<Record>) -> Result<Fleet, RestoreError> {
+    Fleet::restore(config, records)
+}
+
 fn many(first: u64, count: u64) -> Result<(), Error> {
     let mut total = Summary::default();
     for seed in first..first.saturating_add(count) {
-        let summary = simulate(seed, |_| {}).map_err(Error::other)?;
-        total.events += summary.events;
-        total.runs += summary.runs;
-        total.leases += summary.leases;
+        total += simulate(seed, &origin).map_err(Error::other)?;
     }
     writeln!(stdout(), "{count} seeds from {first}: {total:?}")
 }
 
 fn one(seed: u64) -> Result<(), Error> {
     let mut told = String::new();
-    let result = watch(seed, |_| {}, &mut |now, event, effects| {
+    let result = watch(seed, &origin, &mut |now, event, effects| {
         // A string takes everything.
         let _ = writeln!(told, "{now} {event:?}");
         for effect in effects {

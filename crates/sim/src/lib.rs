@@ -4,6 +4,7 @@
 //! act in it, and checks after every event what must hold: the core's own invariants, and the books of a
 //! witness that sees only events and effects. [`recorded`] reads real fleets instead of random ones.
 
+mod contents;
 mod machine;
 mod profile;
 mod random;
@@ -13,4 +14,4 @@ mod witness;
 mod world;
 
 pub use random::Random;
-pub use simulation::{Defeat, Summary, Watcher, simulate, watch};
+pub use simulation::{Defeat, Origin, Summary, Watcher, simulate, watch};

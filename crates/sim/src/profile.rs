@@ -23,8 +23,24 @@ pub(crate) struct Profile {
     pub(crate) realise: u64,
     /// A report comes twice.
     pub(crate) duplicate: u64,
-    /// A machine crashes, at most this often in all.
+    /// A machine's process crashes, or the machine itself, at most this often in all.
     pub(crate) crashes: u64,
+    /// A machine is cut off, at most this often in all.
+    pub(crate) cuts: u64,
+    /// A machine that crashed never comes back.
+    pub(crate) retire: u64,
+    /// Another process knocks with a machine's identity, at most this often in all.
+    pub(crate) clones: u64,
+    /// A heartbeat says that the machine is not well.
+    pub(crate) unwell: u64,
+    /// An administrator gives an order, at most this often in all.
+    pub(crate) orders: u64,
+    /// The coordinator crashes, at most this often in all.
+    pub(crate) outages: u64,
+    /// History is condensed when nothing is wanted; tried this often.
+    pub(crate) condensations: u64,
+    /// An acknowledgement is lost.
+    pub(crate) unheard: u64,
     /// Paths are collected, at most this often in all.
     pub(crate) collections: u64,
     /// A run is cancelled.
@@ -43,20 +59,30 @@ impl Profile {
     /// The profile of a seed.
     pub(crate) fn generate(random: &mut Random) -> Self {
         let calm = random.chance(150);
-        let mut some = |most: u64| if calm || random.chance(500) { 0 } else { random.within(1, most) };
+        let some = |random: &mut Random, most: u64| {
+            if calm || random.chance(500) { 0 } else { random.within(1, most) }
+        };
         Self {
             calm,
-            transient: some(200),
-            infrastructure: some(200),
-            refuse: some(150),
-            silent: some(100),
-            eval: some(200),
-            realise: some(200),
-            duplicate: some(200),
-            crashes: some(6),
-            collections: some(4),
-            cancel: some(500),
-            spurious: some(100),
+            transient: some(random, 200),
+            infrastructure: some(random, 200),
+            refuse: some(random, 150),
+            silent: some(random, 100),
+            eval: some(random, 200),
+            realise: some(random, 200),
+            duplicate: some(random, 200),
+            crashes: some(random, 5),
+            cuts: some(random, 5),
+            retire: some(random, 400),
+            clones: some(random, 2),
+            unwell: some(random, 200),
+            orders: some(random, 4),
+            outages: if calm && random.chance(500) { random.within(1, 4) } else { some(random, 3) },
+            condensations: some(random, 6),
+            unheard: some(random, 300),
+            collections: some(random, 4),
+            cancel: some(random, 500),
+            spurious: some(random, 100),
             latency_ms: if random.chance(700) { random.within(1, 60) } else { random.within(60, 2_000) },
             work_ms: random.within(1, 3_000),
             config: Self::config(random, calm),
@@ -78,11 +104,22 @@ impl Profile {
             refusals: random.index(3) + 1,
             realises_per_worker: random.index(2) + 1,
             finished_runs: 2,
-            away_ms: 0,
-            quarantine_after: 0,
-            remember_failures: 0,
+            away_ms: match random.below(4) {
+                _ if calm => 60_000,
+                0 => 0,
+                _ => random.within(1_000, 20_000),
+            },
+            workers_per_crashing_step: u32::try_from(random.within(1, 3)).unwrap_or(1),
+            quarantine_after: random.index(4),
+            quarantine_rest_ms: random.within(500, 20_000),
+            remember_failures: if random.chance(300) { 0 } else { random.index(8) + 1 },
             ..FleetConfig::default()
         }
+    }
+
+    /// Whether the world has healed.
+    pub(crate) fn is_well(&self) -> bool {
+        self.outages == 0
     }
 
     /// From now on nothing fails any more.
@@ -98,6 +135,14 @@ impl Profile {
             realise: 0,
             duplicate: 0,
             crashes: 0,
+            cuts: 0,
+            retire: 0,
+            clones: 0,
+            unwell: 0,
+            orders: 0,
+            outages: 0,
+            condensations: 0,
+            unheard: 0,
             collections: 0,
             cancel: 0,
             spurious: 0,

@@ -5,45 +5,60 @@
 
 mod orders;
 mod runs;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::view::FleetView;
 use fleet_core::{
-    Effect, Epoch, EvalJobId, EvalReport, Event, Host, LeaseId, RealiseJobId, RunId, StepOutcome, StepReport,
-    WorkerHello, WorkerId,
+    Effect, Epoch, EvalJobId, EvalReport, Event, FleetConfig, Host, LeaseId, RealiseJobId, RunId,
+    StepOutcome, StepReport, Time, Timer, WorkerId,
 };
 
+use crate::contents::Contents;
 use crate::machine::Machine;
 use crate::profile::Profile;
 use crate::world::World;
 
 use runs::RunBook;
+use workers::Member;
 
 /// The books.
 #[derive(Debug)]
 pub(crate) struct Witness {
     calm: bool,
-    deadlines: bool,
+    config: FleetConfig,
+    now: Time,
     /// What was valid everywhere in a calm world before anything was built.
-    pub(crate) initial: BTreeSet<usize>,
-    workers: BTreeMap<WorkerId, WorkerHello>,
+    pub(crate) initial: Contents,
+    workers: BTreeMap<WorkerId, Member>,
     leases: BTreeMap<LeaseId, Lease>,
+    /// Leases that the worker which just joined has, and should not.
+    stale: BTreeSet<LeaseId>,
+    /// Leases of which nobody knows whether they ever reached their workers, since the coordinator was away.
+    unsure: BTreeSet<LeaseId>,
+    /// Contents that were being built when nobody wanted them any more.
+    withdrawn: Contents,
     evals: BTreeMap<EvalJobId, Eval>,
     realises: BTreeMap<RealiseJobId, Grant<RunId>>,
     /// Attempts of each content so far, and whether the last one runs.
     attempts: BTreeMap<usize, (u32, bool)>,
-    /// Contents that a session reported to have.
+    /// Contents that a worker which may come back reported to have.
     holders: BTreeMap<usize, WorkerId>,
     /// Contents that some machine lost at some time.
-    collected: BTreeSet<usize>,
+    collected: Contents,
+    /// Whether what was built was ever forgotten.
+    condensed: bool,
     runs: BTreeMap<RunId, RunBook>,
+    /// Runs that came when all was well.
+    late: BTreeSet<RunId>,
     last_epoch: Option<Epoch>,
     pub(crate) runs_over: usize,
     pub(crate) leases_sent: usize,
+    pub(crate) sessions: usize,
 }
 
-/// A right that one session has.
+/// A right that one worker has.
 #[derive(Debug)]
 struct Grant<T> {
     worker: WorkerId,
@@ -60,15 +75,14 @@ type Eval = Grant<Option<BTreeSet<Host>>>;
 struct Scene<'a> {
     world: &'a World,
     machines: &'a [Machine],
-    collected: BTreeSet<usize>,
+    collected: Contents,
 }
 
 impl Scene<'_> {
     /// Whether a content can be had at all, as far as the truth is known.
     fn has(&self, content: usize) -> bool {
-        self.collected.contains(&content)
-            || self.world.substitutable.contains(&content)
-            || self.machines.iter().any(|machine| machine.store.contains(&content))
+        self.collected.and(self.world.substitutable).contains(content)
+            || self.machines.iter().any(|machine| machine.store.contains(content))
     }
 }
 
@@ -81,39 +95,69 @@ impl Witness {
     pub(crate) fn new(profile: &Profile) -> Self {
         Self {
             calm: profile.calm,
-            deadlines: profile.config.run_deadline_ms > 0,
-            initial: BTreeSet::new(),
+            config: profile.config.clone(),
+            now: Time(0),
+            initial: Contents::default(),
             workers: BTreeMap::new(),
             leases: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            unsure: BTreeSet::new(),
+            withdrawn: Contents::default(),
             evals: BTreeMap::new(),
             realises: BTreeMap::new(),
             attempts: BTreeMap::new(),
             holders: BTreeMap::new(),
-            collected: BTreeSet::new(),
+            collected: Contents::default(),
+            condensed: false,
             runs: BTreeMap::new(),
+            late: BTreeSet::new(),
             last_epoch: None,
             runs_over: 0,
             leases_sent: 0,
+            sessions: 0,
         }
     }
 
-    pub(crate) fn collected(&mut self, contents: &[usize]) {
-        self.collected.extend(contents);
+    pub(crate) fn collected(&mut self, contents: Contents) {
+        self.collected = self.collected.and(contents);
+    }
+
+    /// What was built is forgotten, and how often it was tried.
+    pub(crate) fn condensed(&mut self) {
+        self.condensed = true;
+        self.attempts.clear();
+        self.holders.clear();
+    }
+
+    /// Whether nobody wants anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.runs.values().all(RunBook::is_over)
+    }
+
+    /// This run comes when all is well.
+    pub(crate) fn late(&mut self, run: RunId) {
+        self.late.insert(run);
     }
 
     /// Judges what the core did about an event.
     pub(crate) fn event(
         &mut self,
+        now: Time,
         world: &World,
         machines: &[Machine],
         event: &Event,
         effects: &[Effect],
     ) -> Result<(), String> {
+        self.now = now;
+        self.stale.clear();
+        if let Event::WorkerJoined { worker, session, hello, holds } = event {
+            self.joined(now, (*worker, *session), hello, holds, effects)?;
+        }
         let refused = !self.take_in(world, event);
         hold(!refused || effects.is_empty(), "a report from no current holder changes nothing", || {
             format!("{event:?} had {effects:?}")
         })?;
-        let scene = Scene { world, machines, collected: self.collected.clone() };
+        let scene = Scene { world, machines, collected: self.collected };
         for run in self.runs.values_mut() {
             run.begin_event();
         }
@@ -139,16 +183,12 @@ impl Witness {
                     run.may_cancel = true;
                 }
             }
-            Event::Restarted { .. } | Event::WorkerHeard { .. } | Event::WorkerOrdered { .. } => {}
-            Event::WorkerJoined { worker, hello, .. } => {
-                self.workers.insert(*worker, hello.clone());
+            Event::Restarted { .. } => self.restarted(self.now),
+            Event::WorkerHeard { worker, session, load } => {
+                self.heard(self.now, *worker, *session, load.unwell.is_some());
             }
-            Event::WorkerLost { worker, .. } => {
-                self.workers.remove(worker);
-                self.leases.retain(|_, lease| lease.worker != *worker);
-                self.evals.retain(|_, eval| eval.worker != *worker);
-                self.realises.retain(|_, realise| realise.worker != *worker);
-            }
+            Event::WorkerOrdered { worker, order, .. } => self.ordered(*worker, *order),
+            Event::WorkerLost { worker, session } => self.lost(self.now, *worker, *session),
             Event::EvalReported { worker, job, epoch, report } => {
                 // Definitions are facts whoever brings them; they may even make something ready.
                 let facts = matches!(report, EvalReport::HostEvaluated { result: Ok(told), .. }
@@ -166,16 +206,25 @@ impl Witness {
                 if let StepOutcome::Built(_) | StepOutcome::AlreadyValid(_) = outcome {
                     self.holders.insert(content, *worker);
                 }
+                self.reflects(*worker, content, outcome);
             }
             Event::LeaseFinished { worker, lease, epoch } => {
-                let held = current(&mut self.leases, lease, *worker, *epoch).is_some();
-                return held && self.leases.remove(lease).is_some();
+                if current(&mut self.leases, lease, *worker, *epoch).is_none() {
+                    return false;
+                }
+                for content in self.leases.remove(lease).map(|lease| lease.what).unwrap_or_default() {
+                    self.strike(*worker, content);
+                }
             }
             Event::Realised { worker, job, epoch, .. } => {
                 let held = current(&mut self.realises, job, *worker, *epoch).is_some();
                 return held && self.realises.remove(job).is_some();
             }
-            Event::TimerFired { .. } => {}
+            Event::TimerFired { timer: Timer::WorkerAway(worker, session) } => {
+                self.stayed_away(self.now, *worker, *session);
+            }
+            Event::TimerFired { timer: Timer::Canary(worker) } => self.rested(self.now, *worker),
+            Event::WorkerJoined { .. } | Event::TimerFired { .. } => {}
         }
         true
     }
@@ -194,7 +243,7 @@ impl Witness {
     }
 
     /// Judges a fleet to which nothing will happen any more.
-    pub(crate) fn rest(&self, view: &FleetView) -> Result<(), String> {
+    pub(crate) fn rest(&self, view: &FleetView, machines: &[Machine]) -> Result<(), String> {
         let over = self.runs.iter().find(|(_, run)| !run.is_over());
         hold(over.is_none(), "every run ends", || format!("{over:?} {view:?}"))?;
         let open = view.waiting + view.ready + view.delayed + view.leased + view.evals_waiting;
@@ -202,7 +251,14 @@ impl Witness {
         let busy = view.workers.iter().find(|worker| worker.leased + worker.evaluating > 0);
         hold(busy.is_none(), "no slot leaks", || format!("{busy:?}"))?;
         let attempt = self.attempts.iter().find(|(_, (_, running))| *running);
-        hold(attempt.is_none(), "every attempt ends", || format!("{attempt:?}"))
+        hold(attempt.is_none(), "every attempt ends", || format!("{attempt:?}"))?;
+        let mut built = BTreeSet::new();
+        let mut all = machines.iter().flat_map(|machine| &machine.built);
+        let twice = all.find(|content| !built.insert(**content) && !self.withdrawn.contains(**content));
+        let excused = !self.calm || self.condensed;
+        hold(excused || twice.is_none(), "an outage of the coordinator has nothing built twice", || {
+            format!("{twice:?}")
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use fleet_core::{
     System,
 };
 
+use crate::contents::Contents;
 use crate::random::Random;
 
 /// One derivation. Inputs come before their users.
@@ -42,7 +43,8 @@ pub(crate) struct World {
     /// By name.
     pub(crate) trees: BTreeMap<SourceId, Tree>,
     /// Contents that a cache serves.
-    pub(crate) substitutable: BTreeSet<usize>,
+    pub(crate) substitutable: Contents,
+    by_output: BTreeMap<OutputPath, usize>,
     by_drv: BTreeMap<DrvPath, usize>,
 }
 
@@ -80,14 +82,14 @@ impl World {
     /// The world of a seed.
     pub(crate) fn generate(random: &mut Random, failures: bool) -> Self {
         let mut world = Self::default();
-        let most = if random.chance(700) { 26 } else { 60 };
+        let most = if random.chance(800) { 14 } else { 50 };
         for _ in 0..random.within(2, most) {
             world.add_random(random, failures);
         }
         let leaves = world.nodes.len();
         let tops: Vec<usize> = (0..random.within(1, 6)).map(|_| world.add_top(random, leaves)).collect();
         for number in 0..random.within(1, 3) {
-            let hosts = random.within(u64::from(!failures), 6);
+            let hosts = random.within(u64::from(!failures), 5);
             let mut tree = Tree::default();
             for number in 0..hosts {
                 if random.chance(850) {
@@ -115,6 +117,11 @@ impl World {
         self.by_drv.get(drv).copied()
     }
 
+    /// The content that is at this path.
+    pub(crate) fn content_at(&self, path: &OutputPath) -> Option<usize> {
+        self.by_output.get(path).copied()
+    }
+
     /// Adds a node; `content` is the node whose outputs it shares, if any.
     pub(crate) fn add(
         &mut self,
@@ -124,8 +131,13 @@ impl World {
         broken: Option<FailureClass>,
     ) {
         let number = self.nodes.len();
+        assert!(number < Contents::MOST, "worlds are small");
         self.by_drv.insert(step.drv.clone(), number);
-        self.nodes.push(Node { step, inputs, content: twin.unwrap_or(number), broken });
+        let content = twin.unwrap_or(number);
+        self.nodes.push(Node { step, inputs, content, broken });
+        for (_, output) in self.outputs(number) {
+            self.by_output.insert(output, content);
+        }
     }
 
     fn add_random(&mut self, random: &mut Random, failures: bool) {
@@ -199,10 +211,10 @@ impl World {
     }
 
     /// Nodes to build for `top` where this is valid, inputs before their users.
-    pub(crate) fn missing(&self, valid: &BTreeSet<usize>, top: usize) -> BTreeSet<usize> {
+    pub(crate) fn missing(&self, valid: Contents, top: usize) -> BTreeSet<usize> {
         let there = |node: usize| {
             let content = self.nodes[node].content;
-            valid.contains(&content) || self.substitutable.contains(&content)
+            valid.contains(content) || self.substitutable.contains(content)
         };
         let mut missing = BTreeSet::new();
         let mut open = vec![top];
@@ -215,8 +227,8 @@ impl World {
     }
 
     /// Contents that can matter for `top`, in whatever way shared ones are made.
-    pub(crate) fn related(&self, top: usize) -> BTreeSet<usize> {
-        let mut related = BTreeSet::new();
+    pub(crate) fn related(&self, top: usize) -> Contents {
+        let mut related = Contents::default();
         let mut open = vec![self.nodes[top].content];
         while let Some(content) = open.pop() {
             if related.insert(content) {
@@ -229,7 +241,7 @@ impl World {
 
     /// Whether each content that can matter for `top` is made in one way only.
     pub(crate) fn is_plain(&self, top: usize) -> bool {
-        let made = |content: &usize| self.nodes.iter().filter(|node| node.content == *content).count();
+        let made = |content: usize| self.nodes.iter().filter(|node| node.content == content).count();
         self.related(top).iter().all(|content| made(content) == 1)
     }
 

@@ -1,7 +1,8 @@
 //! Promises about attempts and commands: who is told to do what, and whether they can.
 
 use fleet_core::{
-    Command, Decision, DrvPath, Epoch, EvalTask, LeaseId, LeasedStep, Record, WorkerHello, WorkerId,
+    Command, Decision, DrvPath, Epoch, EvalTask, LeaseId, LeasedStep, Record, StepStatus, WorkerHello,
+    WorkerId,
 };
 
 use super::{Grant, Scene, Witness, hold};
@@ -24,8 +25,17 @@ impl Witness {
         scene: &Scene<'_>,
         drv: &DrvPath,
         attempt: u32,
+        status: StepStatus,
     ) -> Result<(), String> {
-        let (last, running) = self.attempts.entry(content(scene, drv)?).or_default();
+        let content = content(scene, drv)?;
+        let leased = self.leases.iter().find(|(_, lease)| lease.what.contains(&content));
+        hold(status == StepStatus::Cancelled || leased.is_none(), "an attempt ends with its lease", || {
+            format!("{drv} {attempt} {status:?} {leased:?}")
+        })?;
+        if status == StepStatus::Cancelled {
+            self.withdrawn.insert(content);
+        }
+        let (last, running) = self.attempts.entry(content).or_default();
         hold(attempt == *last, "the attempt that runs ends", || format!("{drv} {attempt}"))?;
         *running = false;
         Ok(())
@@ -37,9 +47,7 @@ impl Witness {
         worker: WorkerId,
         command: &Command,
     ) -> Result<(), String> {
-        let hello = self.workers.get(&worker).cloned();
-        let hello =
-            hello.ok_or_else(|| format!("only connected workers get commands: {worker} {command:?}"))?;
+        let hello = self.may_get(worker, command)?.hello.clone();
         match command {
             Command::StartEval { job, epoch, task, .. } => {
                 self.fresh(*epoch)?;
@@ -60,16 +68,15 @@ impl Witness {
                 self.start_lease(scene, worker, &hello, *lease, *epoch, steps)
             }
             Command::CancelLease { lease, .. } => {
-                let held = self.leases.remove(lease).is_some_and(|lease| lease.worker == worker);
-                hold(held, "only a running lease is cancelled", || lease.to_string())
+                let held = self.leases.remove(lease);
+                let own = held.as_ref().is_none_or(|lease| lease.worker == worker);
+                let kept = own && (held.is_some() || self.stale.contains(lease));
+                hold(kept, "only a running or a stale lease is cancelled", || lease.to_string())
             }
             Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => Ok(()),
             Command::Realise { job, epoch, path, run, .. } => {
                 self.fresh(*epoch)?;
-                let nodes = 0..scene.world.nodes.len();
-                let mut makers =
-                    nodes.filter(|node| scene.world.outputs(*node).iter().any(|made| made.1 == *path));
-                let kept = makers.any(|node| scene.has(scene.world.nodes[node].content));
+                let kept = scene.world.content_at(path).is_some_and(|content| scene.has(content));
                 hold(kept, "only what can be had is realised", || path.to_string())?;
                 self.realises.insert(*job, Grant { worker, epoch: *epoch, what: *run });
                 Ok(())
@@ -97,8 +104,8 @@ impl Witness {
             hold(!twice, "a step has one lease at a time", || format!("{drv} {lease}"))?;
             let recorded = self.attempts.get(&content) == Some(&(*attempt, true));
             hold(recorded, "an attempt is recorded before its lease is sent", || format!("{drv} {attempt}"))?;
-            let holder = self.holders.get(&content).filter(|holder| self.workers.contains_key(holder));
-            let kept = holder.is_none() || self.collected.contains(&content);
+            let holder = self.holders.get(&content);
+            let kept = holder.is_none() || self.collected.contains(content);
             hold(kept, "a step is built once while its outputs stay", || {
                 format!("{drv}, held by {holder:?}")
             })?;
@@ -114,7 +121,7 @@ impl Witness {
         }
         self.leases.insert(lease, Grant { worker, epoch, what: contents });
         let running = self.leases.values().filter(|lease| lease.worker == worker).count();
-        let kept = running <= hello.slots as usize;
+        let kept = running <= self.slots(worker);
         hold(kept, "a worker gets no more leases than slots", || format!("{worker} {running}"))
     }
 

@@ -96,7 +96,7 @@ impl Witness {
                 let kept = running == (*attempt > 0) || *status == StepStatus::Failed;
                 hold(kept, "an attempt that ends had begun", || format!("{id} {notice:?}"))?;
                 if *attempt > 0 {
-                    self.attempt_ended(scene, drv, *attempt)?;
+                    self.attempt_ended(scene, drv, *attempt, *status)?;
                 }
             }
             Notice::Counts(counts) => {
@@ -152,7 +152,7 @@ impl Witness {
                     matches!(status, Some(TargetStatus::EvalFailed | TargetStatus::BuildFailed))
                 };
                 let fast = run.request.on_failure == OnFailure::FailFast && run.targets.values().any(failed);
-                run.may_cancel || fast || self.deadlines
+                run.may_cancel || fast || self.config.run_deadline_ms > 0
             }
             TargetStatus::Planned => run.request.goal == Goal::Plan && node.is_some(),
             TargetStatus::EvalFailed => true,
@@ -161,10 +161,25 @@ impl Witness {
                 .is_some_and(|(node, failure)| is_to_blame(scene, node, failure)),
         };
         hold(kept, "a target ends as is true", || format!("run {id}: {target:?} {settled:?}"))?;
+        if self.late.contains(&id) && self.collected.is_empty() {
+            let broken = |node: usize| {
+                let related = scene.world.related(node);
+                let mut nodes = scene.world.nodes.iter();
+                nodes.any(|node| node.broken.is_some() && related.contains(node.content))
+            };
+            let kept = match settled.status {
+                TargetStatus::BuildFailed => node.is_some_and(broken),
+                TargetStatus::EvalFailed => node.is_none(),
+                _ => true,
+            };
+            hold(kept, "when all is well, what fails is broken", || {
+                format!("run {id}: {target:?} {settled:?}")
+            })?;
+        }
         if !self.calm {
             return Ok(());
         }
-        let missing = node.map(|node| scene.world.missing(&self.initial, node));
+        let missing = node.map(|node| scene.world.missing(self.initial, node));
         let broken =
             missing.is_some_and(|nodes| nodes.iter().any(|node| scene.world.nodes[*node].broken.is_some()));
         // Of several ways to make the same content, it is open which one is tried.
@@ -186,7 +201,7 @@ fn is_to_blame(scene: &Scene<'_>, top: usize, failure: &Failure) -> bool {
     let needed = scene.world.related(top);
     let culprit = failure.drv.as_ref().and_then(|drv| scene.world.node_of(drv));
     let culprit = culprit.map(|node| &scene.world.nodes[node]);
-    let is_needed = culprit.is_some_and(|culprit| needed.contains(&culprit.content));
+    let is_needed = culprit.is_some_and(|culprit| needed.contains(culprit.content));
     match failure.code {
         FailureCode::TimedOut | FailureCode::LogLimit | FailureCode::OutputRejected => {
             is_needed && culprit.is_some_and(|culprit| culprit.broken.is_some())

@@ -254,6 +254,37 @@ fn grants_after_a_restart_lie_above_the_floor_and_above_all_before() {
 }
 
 #[test]
+fn a_lease_that_was_granted_and_never_sent_blames_nobody() {
+    let mut stage = Stage::new(FleetConfig { away_ms: AWAY_MS, workers_per_crashing_step: 1, ..plain() });
+    stage.join_with(WORKER, hello(WORKER), &[]);
+    stage.run(RUN, &[("web", wants(&[step("top", &[])]))]);
+    for attempt in 2..5 {
+        stage.leases.clear();
+        restart(&mut stage);
+        stage.join_with(WORKER, hello(WORKER), &[]);
+        assert_eq!(stage.leases.values().next().unwrap().2[0].attempt, attempt);
+    }
+    restart(&mut stage);
+    stage.join_with(WORKER, instance("another"), &[]);
+    let finished = stage.finished(RUN).unwrap();
+    assert_eq!(finished.outcome, Outcome::Partial, "its process may have died of it");
+}
+
+#[test]
+fn a_fleet_with_a_busy_evaluator_is_not_at_rest() {
+    let mut stage = Stage::new(plain());
+    stage.join(WORKER, 1, 1);
+    stage.submit(RUN, build(None));
+    stage.discover(&["web"]);
+    stage.evaluate(AFTER, "web", Ok(there("top")));
+    stage.build_all();
+    assert_eq!(stage.finished(RUN).unwrap().outcome, Outcome::Succeeded);
+    assert!(stage.fleet.condense().is_none(), "its slot is not free");
+    stage.finish_evals();
+    assert!(stage.fleet.condense().is_some());
+}
+
+#[test]
 fn after_a_restart_a_worker_that_stays_away_is_given_up() {
     let mut stage = building();
     stage.leases.clear();
