@@ -27,6 +27,13 @@ pub fn tidy(event: &mut v1::RunEvent) {
 
 /// The reason that a message gives, without the names of what failed.
 pub fn one_sentence(message: &str) -> String {
+    match message.strip_prefix(fleet_wire::EARLIER_CAUSE) {
+        Some(then) => format!("{} (in an earlier run; --retry-failed builds it again)", one_sentence(then)),
+        None => reason(message),
+    }
+}
+
+fn reason(message: &str) -> String {
     let lines = log_lines(without_number(message).as_bytes());
     let lines: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
     let reason = lines.iter().position(|line| line.starts_with("Reason: "));
@@ -97,6 +104,18 @@ mod tests {
         let dependency =
             format!("Cannot build '{DRV}'.\nReason: 1 dependency failed.\nOutput paths:\n  /nix/store/x");
         assert_eq!(one_sentence(&dependency), "1 dependency failed");
+    }
+
+    #[test]
+    fn a_failure_of_an_earlier_run_says_how_to_try_again() {
+        let message = format!(
+            "{}Cannot build '{DRV}'.\nReason: builder failed with exit code 7.",
+            fleet_wire::EARLIER_CAUSE
+        );
+        assert_eq!(
+            one_sentence(&message),
+            "builder failed with exit code 7 (in an earlier run; --retry-failed builds it again)"
+        );
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::retry::Kind;
 use crate::run::Hold;
 use crate::sabotage::Sabotage;
 
+/// How the cause of a failure begins that an earlier run saw.
+pub const EARLIER_CAUSE: &str = "it failed in an earlier run: ";
+
 /// Bytes of a failure's log that are remembered.
 const MAX_DETAIL: usize = 4 << 10;
 
@@ -106,7 +109,7 @@ impl Fleet {
             self.earlier.forget(&key);
             return None;
         }
-        let cause = format!("it failed in an earlier run: {}", earlier.failure.cause);
+        let cause = format!("{EARLIER_CAUSE}{}", earlier.failure.cause);
         Some(Failure { cause: cause.into(), ..earlier.failure.clone() })
     }
 

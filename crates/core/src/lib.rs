@@ -41,6 +41,7 @@ pub mod view;
 mod worker;
 
 pub use config::{Backoff, FleetConfig};
+pub use earlier::EARLIER_CAUSE;
 pub use effect::*;
 pub use event::*;
 pub use fleet::Fleet;

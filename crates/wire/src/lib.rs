@@ -4,6 +4,8 @@
 //! well formed; [`to_wire`] is total. Nothing here decides anything.
 
 pub mod codec;
+pub use fleet_core::EARLIER_CAUSE;
+
 pub mod from_wire;
 pub mod to_wire;
 
