@@ -108,8 +108,12 @@ pub struct ServerConfig {
     pub max_handshakes: usize,
     /// How long a connection may take for its TLS handshake, and then to begin HTTP/2.
     pub handshake_within_ms: u64,
+    /// How often a silent peer is asked whether it lives, and how long it may take to answer.
+    pub keepalive_ms: u64,
     /// Requests at a time on one connection.
     pub max_streams: u32,
+    /// Requests at a time of one caller over all its connections.
+    pub max_requests: usize,
     /// Failed enrolments that one address may have a minute.
     pub max_failed_enrolments: u32,
 }
@@ -125,7 +129,9 @@ impl Default for ServerConfig {
             max_anonymous: 64,
             max_handshakes: 64,
             handshake_within_ms: 10_000,
+            keepalive_ms: 10_000,
             max_streams: 256,
+            max_requests: 1_024,
             max_failed_enrolments: 30,
         }
     }

@@ -47,7 +47,7 @@ pub use listener::ListenError;
 pub(crate) use material::Material;
 pub use material::MaterialError;
 pub use program::{Program, ProgramError};
-pub(crate) use streams::{Direction, Endable, OpenStreams};
+pub(crate) use streams::{Direction, Endable, OpenStream, OpenStreams, TooMany};
 
 /// Bytes under way in one direction of an in-memory connection.
 const IN_MEMORY_BUFFER: usize = 1 << 20;
@@ -213,7 +213,7 @@ impl Coordinator {
         let (connections, accepted) = mpsc::channel::<Connection>(ACCEPTED);
         let coordinator = self.clone();
         tokio::spawn(async move {
-            let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), Verifier::default());
+            let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), Verifier::default(), usize::MAX);
             let services = Access::new(coordinator.services(None), gatekeeper);
             let streams = coordinator.config.server.max_streams;
             let stopped = coordinator.stopped();

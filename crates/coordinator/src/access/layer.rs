@@ -19,7 +19,7 @@ use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use super::table::{Denied, find};
 use super::{Caller, Directory};
 use crate::rpc::status;
-use crate::server::{Direction, Endable, OpenStreams, Peer, PeerOrigin};
+use crate::server::{Direction, Endable, OpenStream, OpenStreams, Peer, PeerOrigin, TooMany, network};
 
 /// How often open requests are looked at again: certificates expire without anybody saying so.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -47,8 +47,15 @@ enum Shown {
 
 impl Gatekeeper {
     /// Lets in whom the directory and the issuers know.
-    pub(crate) fn new(directory: Directory, oidc: Verifier) -> Self {
-        Self(Arc::new(Inner { directory, oidc: ArcSwap::from_pointee(oidc), open: OpenStreams::new() }))
+    /// Each caller may have `max_requests` open.
+    pub(crate) fn new(directory: Directory, oidc: Verifier, max_requests: usize) -> Self {
+        let open = OpenStreams::new(max_requests);
+        Self(Arc::new(Inner { directory, oidc: ArcSwap::from_pointee(oidc), open }))
+    }
+
+    /// Each caller may have so many requests open from now on.
+    pub(crate) fn set_limit(&self, max_requests: usize) {
+        self.0.open.set_limit(max_requests);
     }
 
     /// Other issuers from now on.
@@ -136,7 +143,7 @@ impl Gatekeeper {
         Ok((Caller::Client(Arc::new(client)), Shown::Nothing))
     }
 
-    async fn admit(&self, request: &mut Request<Body>) -> Result<Shown, Status> {
+    async fn admit(&self, request: &mut Request<Body>) -> Result<OpenStream<Shown>, Status> {
         let who = find(request.uri().path()).ok_or_else(status::not_served)?;
         let peer = request.extensions().get::<Peer>().cloned().ok_or_else(status::no_peer)?;
         let (caller, shown) = self.identify(&peer, request.headers()).await?;
@@ -144,12 +151,23 @@ impl Gatekeeper {
         request.headers_mut().remove(AUTHORIZATION);
         match who.check(&caller) {
             Ok(()) => {
+                let counted = counted_as(&caller, &peer);
                 request.extensions_mut().insert(caller);
-                Ok(shown)
+                self.0.open.open(counted, shown).map_err(|TooMany| status::too_many_requests())
             }
             Err(Denied::Unknown) => Err(status::who_are_you()),
             Err(Denied::Forbidden(who)) => Err(status::forbidden(&who.describe())),
         }
+    }
+}
+
+/// Under which name a caller's requests are counted; this machine's own are not.
+fn counted_as(caller: &Caller, peer: &Peer) -> Option<String> {
+    match (caller, &peer.origin) {
+        (Caller::Worker(identity), _) => Some(format!("worker {}", identity.name)),
+        (Caller::Client(client), _) => Some(format!("client {}", client.name)),
+        (Caller::Nobody, PeerOrigin::Remote { address, .. }) => Some(network(*address).to_string()),
+        _ => None,
     }
 }
 
@@ -183,11 +201,10 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (gatekeeper, mut services) = (self.gatekeeper.clone(), self.services.clone());
         Box::pin(async move {
-            let shown = match gatekeeper.admit(&mut request).await {
-                Ok(shown) => shown,
+            let stream = match gatekeeper.admit(&mut request).await {
+                Ok(stream) => Arc::new(stream),
                 Err(refused) => return Ok(refused.into_http()),
             };
-            let stream = Arc::new(gatekeeper.0.open.open(shown));
             let held = stream.clone();
             let request = request.map(|body| Body::new(Endable::new(body, Direction::Request, held)));
             let answer = tokio::select! {

@@ -11,6 +11,8 @@ use crate::server::material;
 
 /// A worker that says nothing for 30 s is lost: it must have had two chances to speak.
 const MAX_HEARTBEAT_MS: u32 = 10_000;
+/// A peer that is gone is noticed within 30 s: it is asked, and waited for, once each.
+const MAX_KEEPALIVE_MS: u64 = 10_000;
 
 pub(super) fn all(settings: &Settings) -> Result<(), ConfigError> {
     heartbeats(settings)?;
@@ -27,6 +29,10 @@ fn heartbeats(settings: &Settings) -> Result<(), ConfigError> {
     }
     if u64::from(heartbeat) >= settings.config.fleet.away_ms {
         return Err(wrong("workers.heartbeat: must be shorter than workers.away".to_owned()));
+    }
+    if settings.config.server.keepalive_ms > MAX_KEEPALIVE_MS {
+        let text = format!("server.keepalive: at most {} s", MAX_KEEPALIVE_MS / 1_000);
+        return Err(ConfigError::new(settings.origin("server.keepalive"), text));
     }
     Ok(())
 }

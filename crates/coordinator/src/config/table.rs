@@ -120,8 +120,12 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "TLS handshakes at a time.";
     "server.handshake_within" = Millis, AtOnce, server.handshake_within_ms,
         "How long a connection may take for its TLS handshake, and then to begin HTTP/2.";
+    "server.keepalive" = Millis, AtStart, server.keepalive_ms,
+        "How often a silent peer is asked whether it lives, and how long it may take to answer; at most `10s`.";
     "server.max_streams" = Count, AtStart, server.max_streams,
         "Requests at a time on one connection.";
+    "server.max_requests" = Count, AtOnce, server.max_requests,
+        "Requests at a time of one client or worker over all its connections; for strangers, of one address.";
     "server.max_failed_enrolments" = Count, AtOnce, server.max_failed_enrolments,
         "Failed enrolments of one address a minute; more are not looked at.";
 };

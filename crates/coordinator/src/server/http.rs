@@ -14,8 +14,6 @@ use tonic::transport::Server;
 
 use super::connection::Connection;
 
-/// How often a silent peer is asked whether it lives, and how long it may take to answer.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// All headers of a request together, bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Bytes of one request that are under way unread.
@@ -32,8 +30,9 @@ const MAX_LOCAL_RESETS: usize = 256;
 pub(super) enum Audience {
     /// This process: it lives as long as we do.
     ThisProcess,
-    /// Others, who may be gone without a word, or mean harm.
-    Others,
+    /// Others, who may be gone without a word: how often a silent one is asked whether it lives, and how long it may
+    /// take to answer.
+    Others(Duration),
 }
 
 /// Serves connections until `stop`: then no more are taken, and those that are there are told to finish.
@@ -49,7 +48,10 @@ where
     S::Future: Send,
 {
     let accepted = ReceiverStream::new(accepted).map(Ok::<_, io::Error>);
-    let keepalive = (audience == Audience::Others).then_some(KEEPALIVE);
+    let keepalive = match audience {
+        Audience::ThisProcess => None,
+        Audience::Others(keepalive) => Some(keepalive),
+    };
     Server::builder()
         .http2_keepalive_interval(keepalive)
         .http2_keepalive_timeout(keepalive)

@@ -66,9 +66,7 @@ pub enum ProgramError {
 /// A coordinator that listens.
 #[derive(Debug)]
 pub struct Program {
-    layers: Layers,
-    settings: Settings,
-    reloadable: Reloadable,
+    reloading: Reloading,
     gate: Gate<Access<Routes>>,
     health: HealthReporter,
     socket: PathBuf,
@@ -78,9 +76,11 @@ pub struct Program {
     stop_server: CancellationToken,
 }
 
-/// What a reload exchanges.
+/// The settings that count, and what a reload of them exchanges.
 #[derive(Debug)]
-struct Reloadable {
+struct Reloading {
+    layers: Layers,
+    settings: Settings,
     material: Arc<ArcSwap<Material>>,
     tls: Arc<ServerTls>,
     admission: Admission,
@@ -119,29 +119,20 @@ impl Program {
         let stop_server = CancellationToken::new();
         let stop = stop_server.clone().cancelled_owned();
         let streams = config.server.max_streams;
-        let server = tokio::spawn(http::serve(gate.clone(), connections, Audience::Others, streams, stop));
+        let audience = Audience::Others(Duration::from_millis(config.server.keepalive_ms));
+        let server = tokio::spawn(http::serve(gate.clone(), connections, audience, streams, stop));
         let failures = Arc::new(Failures::new(config.server.max_failed_enrolments));
         let material = Arc::new(ArcSwap::from_pointee(material));
-        let reloadable = Reloadable { material, tls, admission, failures, gatekeeper: None };
-        Ok(Self {
-            layers,
-            settings,
-            reloadable,
-            gate,
-            health,
-            socket,
-            address,
-            accepting,
-            server,
-            stop_server,
-        })
+        let reloading = Reloading { layers, settings, material, tls, admission, failures, gatekeeper: None };
+        Ok(Self { reloading, gate, health, socket, address, accepting, server, stop_server })
     }
 
     /// Opens the state, serves until `stop`, and ends what is open then.
     pub async fn serve(mut self, stop: CancellationToken) -> Result<(), ProgramError> {
-        let config = self.settings.config.clone();
+        let config = self.reloading.settings.config.clone();
         if config.standby {
-            tracing::info!(socket = %self.socket.display(), "standing by");
+            let address = self.address.map_or_else(String::new, |address| address.to_string());
+            tracing::info!(socket = %self.socket.display(), %address, "standing by");
             service::ready("stands by for another coordinator");
         }
         let coordinator = tokio::select! {
@@ -160,7 +151,9 @@ impl Program {
         let result = tokio::select! {
             () = stop.cancelled() => Ok(()),
             () = coordinator.stopped() => Err(ServeError::Stopped.into()),
-            error = self.reload_when_told() => Err(error),
+            // It ends only when it is told to, or fails.
+            _ = &mut self.server => Err(ServeError::Stopped.into()),
+            error = self.reloading.when_told() => Err(error),
         };
         drop((looking_after, watchdog));
         self.end(&gatekeeper).await;
@@ -169,11 +162,12 @@ impl Program {
 
     async fn open(&mut self, coordinator: &Coordinator, config: &Config) -> Result<Gatekeeper, ProgramError> {
         let issuers = Verifier::new(config.oidc.clone())?;
-        let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), issuers);
-        self.reloadable.gatekeeper = Some(gatekeeper.clone());
+        let max_requests = config.server.max_requests;
+        let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), issuers, max_requests);
+        self.reloading.gatekeeper = Some(gatekeeper.clone());
         let enrolling = Enrolling {
-            material: self.reloadable.material.clone(),
-            failures: self.reloadable.failures.clone(),
+            material: self.reloading.material.clone(),
+            failures: self.reloading.failures.clone(),
             health: self.health.clone(),
         };
         self.gate.open(Access::new(coordinator.services(Some(enrolling)), gatekeeper.clone()));
@@ -190,7 +184,7 @@ impl Program {
         };
         tracing::info!(%socket, %address, "listening");
         service::ready(&format!("listens on {address} and {socket}"));
-        let nobody = self.reloadable.gatekeeper.as_ref().is_none_or(Gatekeeper::knows_no_worker);
+        let nobody = self.reloading.gatekeeper.as_ref().is_none_or(Gatekeeper::knows_no_worker);
         if nobody {
             let port = address.port();
             tracing::info!("no worker is enrolled yet. Make a token here:");
@@ -200,9 +194,34 @@ impl Program {
         }
     }
 
+    /// Ends what is open, and tells it why.
+    async fn end(self, gatekeeper: &Gatekeeper) {
+        tracing::info!(open = gatekeeper.open(), "stopping");
+        service::stopping("ends what is open");
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        drop(self.accepting);
+        gatekeeper.end_all(&status::restarting());
+        self.stop_server.cancel();
+        let mut server = self.server;
+        let ends = async {
+            while !server.is_finished() {
+                tokio::select! {
+                    _ = &mut server => return,
+                    // What came in the meantime ends as well.
+                    () = tokio::time::sleep(Duration::from_millis(50)) => gatekeeper.end_all(&status::restarting()),
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, ends).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+impl Reloading {
     /// Exchanges what can be exchanged, at each SIGHUP, and makes the server's certificate again in time. Ends only
     /// when signals cannot be had.
-    async fn reload_when_told(&mut self) -> ProgramError {
+    async fn when_told(&mut self) -> ProgramError {
         let mut signals = match service::reload_signals() {
             Ok(signals) => signals,
             Err(error) => return ProgramError::Signals(error),
@@ -213,7 +232,7 @@ impl Program {
                 () = tokio::time::sleep(RENEW_AFTER) => None,
             };
             if told.is_none() {
-                if let Err(error) = self.reloadable.renew(&self.settings.config) {
+                if let Err(error) = self.renew(&self.settings.config) {
                     tracing::error!("the server's certificate cannot be made again: {}", with_causes(&error));
                 }
                 continue;
@@ -235,7 +254,7 @@ impl Program {
 
     fn reload(&mut self) -> Result<(), ProgramError> {
         let newer = self.layers.resolve()?;
-        self.reloadable.exchange(&newer.config)?;
+        self.exchange(&newer.config)?;
         for key in self.settings.waiting_for_a_start(&newer) {
             tracing::warn!("{key} has changed, which counts from the next start on");
         }
@@ -244,37 +263,13 @@ impl Program {
         Ok(())
     }
 
-    /// Ends what is open, and tells it why.
-    async fn end(self, gatekeeper: &Gatekeeper) {
-        tracing::info!(open = gatekeeper.open(), "stopping");
-        service::stopping("ends what is open");
-        self.health.set_service_status("", ServingStatus::NotServing).await;
-        drop(self.accepting);
-        gatekeeper.end_all(&status::restarting());
-        self.stop_server.cancel();
-        let mut server = self.server;
-        let ends = async {
-            loop {
-                tokio::select! {
-                    ended = &mut server => return ended,
-                    // What came in the meantime ends as well.
-                    () = tokio::time::sleep(Duration::from_millis(50)) => gatekeeper.end_all(&status::restarting()),
-                }
-            }
-        };
-        if tokio::time::timeout(STOP_WITHIN, ends).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
-    }
-}
-
-impl Reloadable {
     /// All or nothing.
     fn exchange(&self, config: &Config) -> Result<(), ProgramError> {
         let issuers = Verifier::new(config.oidc.clone())?;
         self.renew(config)?;
         if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.set_issuers(issuers);
+            gatekeeper.set_limit(config.server.max_requests);
         }
         self.admission.set_limits(&config.server);
         self.failures.set_limit(config.server.max_failed_enrolments);

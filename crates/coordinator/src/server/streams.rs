@@ -2,7 +2,7 @@
 //! them when the coordinator stops. Whoever is cut off is told why: its stream ends with a status.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -17,12 +17,20 @@ use tonic::codegen::http::HeaderMap;
 #[derive(Debug)]
 pub(crate) struct OpenStreams<C> {
     open: DashMap<u64, (C, Arc<Ending>)>,
+    /// How many each caller has.
+    counts: DashMap<String, usize>,
+    limit: AtomicUsize,
     next: AtomicU64,
 }
+
+/// A caller has as many open requests as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 /// One open request; it is forgotten when this is dropped.
 pub(crate) struct OpenStream<C> {
     number: u64,
+    caller: Option<String>,
     ending: Arc<Ending>,
     streams: Arc<OpenStreams<C>>,
 }
@@ -46,16 +54,34 @@ impl Ending {
 }
 
 impl<C: Send + Sync + 'static> OpenStreams<C> {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { open: DashMap::new(), next: AtomicU64::new(0) })
+    /// For so many requests of each caller.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        let (open, counts) = (DashMap::new(), DashMap::new());
+        Arc::new(Self { open, counts, limit: limit.into(), next: AtomicU64::new(0) })
     }
 
-    /// A request begins.
-    pub(crate) fn open(self: &Arc<Self>, credential: C) -> OpenStream<C> {
+    /// Another limit from now on; what is open stays.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// A request begins; those without a caller's name are not counted.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        caller: Option<String>,
+        credential: C,
+    ) -> Result<OpenStream<C>, TooMany> {
+        if let Some(caller) = &caller {
+            let mut count = self.counts.entry(caller.clone()).or_default();
+            if *count >= self.limit.load(Ordering::Relaxed) {
+                return Err(TooMany);
+            }
+            *count += 1;
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let ending = Arc::new(Ending::default());
         self.open.insert(number, (credential, ending.clone()));
-        OpenStream { number, ending, streams: self.clone() }
+        Ok(OpenStream { number, caller, ending, streams: self.clone() })
     }
 
     /// Ends those that `judge` has a reason to end.
@@ -87,6 +113,12 @@ impl<C> OpenStream<C> {
 impl<C> Drop for OpenStream<C> {
     fn drop(&mut self) {
         self.streams.open.remove(&self.number);
+        if let Some(caller) = self.caller.take() {
+            self.streams.counts.remove_if_mut(&caller, |_, count| {
+                *count -= 1;
+                *count == 0
+            });
+        }
     }
 }
 

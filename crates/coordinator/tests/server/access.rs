@@ -3,13 +3,15 @@
 use fleet_identity::testing::{SignedWith, TestIssuer};
 use fleet_identity::{Credentials, Role, unix_now};
 use fleet_wire::v1;
+use fleet_wire::v1::admin_client::AdminClient;
+use fleet_wire::v1::runs_client::RunsClient;
 use prost::Message;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::running::{Running, check_health, client, list_runs, within};
+use crate::running::{Running, bearing, check_health, client, list_runs, within};
 
 /// What a procedure answers a kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,4 +205,89 @@ async fn strangers_learn_that_it_serves_and_nothing_more() {
         let status = call(&nobody, path).await.expect_err("nothing is there");
         assert_eq!(status.code(), Code::Unimplemented, "{path}: {status}");
     }
+}
+
+/// How an administrator's request fails.
+async fn refused<T>(answer: impl Future<Output = Result<T, Status>>) -> Code {
+    within(answer).await.err().map_or(Code::Ok, |status| status.code())
+}
+
+#[tokio::test]
+async fn administration_refuses_nonsense_with_its_exact_status() {
+    let running = Running::start();
+    let mut admin = AdminClient::new(running.local());
+    for name in ["", "-a", "A", "a/b", "a b", "a\n", "\u{202e}a", &"a".repeat(64)] {
+        let join = v1::CreateJoinTokenRequest { name: name.to_owned(), ..Default::default() };
+        assert_eq!(refused(admin.create_join_token(join)).await, Code::InvalidArgument, "{name:?}");
+        let order = v1::OrderWorkerRequest {
+            name: name.to_owned(),
+            order: v1::WorkerOrder::Drain.into(),
+            ..Default::default()
+        };
+        assert_eq!(refused(admin.order_worker(order)).await, Code::InvalidArgument, "{name:?}");
+        let revoke = v1::RevokeClientRequest { name: name.to_owned() };
+        assert_eq!(refused(admin.revoke_client(revoke)).await, Code::InvalidArgument, "{name:?}");
+    }
+    let join = |change: fn(&mut v1::CreateJoinTokenRequest)| {
+        let mut request = v1::CreateJoinTokenRequest { name: "w".to_owned(), ..Default::default() };
+        change(&mut request);
+        request
+    };
+    for bad in [
+        join(|request| request.ttl_s = u64::MAX),
+        join(|request| request.systems = vec!["x86_64 linux".to_owned()]),
+        join(|request| request.features = vec![String::new()]),
+        join(|request| request.features = vec!["f".to_owned(); 65]),
+    ] {
+        let text = format!("{bad:?}");
+        assert_eq!(refused(admin.create_join_token(bad)).await, Code::InvalidArgument, "{text}");
+    }
+    let large = join(|request| request.systems = vec!["x86_64-linux".to_owned(); 6_000]);
+    assert_eq!(refused(admin.create_join_token(large)).await, Code::OutOfRange);
+    for role in [0, 4, -1, i32::MAX] {
+        let token = v1::CreateClientTokenRequest { name: "c".to_owned(), role, ttl_s: 0 };
+        assert_eq!(refused(admin.create_client_token(token)).await, Code::InvalidArgument, "{role}");
+    }
+    let order = |name: &str, order: i32, reason: &str| v1::OrderWorkerRequest {
+        name: name.to_owned(),
+        order,
+        reason: reason.to_owned(),
+    };
+    for unknown in [0, 4, -1] {
+        assert_eq!(refused(admin.order_worker(order("w", unknown, ""))).await, Code::InvalidArgument);
+    }
+    assert_eq!(refused(admin.order_worker(order("w", 1, &"r".repeat(501)))).await, Code::InvalidArgument);
+    for known in [1, 2, 3] {
+        assert_eq!(refused(admin.order_worker(order("nobody", known, ""))).await, Code::NotFound, "{known}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_by_its_owner_or_an_administrator() {
+    let running = Running::start();
+    let [owner, other, admin] =
+        [("owner", v1::Role::Submit), ("other", v1::Role::Submit), ("boss", v1::Role::Admin)];
+    let mut channels = Vec::new();
+    for (name, role) in [owner, other, admin] {
+        let token = running.client_token(name, role).await;
+        channels.push((RunsClient::new(running.remote(None)), token));
+    }
+    let source = v1::Source { nar_hash: vec![1; 32].into(), nar_size: 0, ..Default::default() };
+    let source = v1::Source { manifest: Some(v1::Manifest::default()), ..source };
+    let [(owner, owners), (other, others), (admin, admins)] = &mut channels[..] else { panic!("three") };
+    let mut submit = async |key: &str| {
+        let request = v1::SubmitRequest {
+            idempotency_key: key.to_owned(),
+            after: Some(source.clone()),
+            selection: Some(v1::Selection::default()),
+            ..Default::default()
+        };
+        within(owner.submit(bearing(request, owners))).await.expect("taken").into_inner().run
+    };
+    let (one, two) = (submit("one").await, submit("two").await);
+    let cancel = |run: &str| v1::CancelRequest { run: run.to_owned() };
+    assert_eq!(refused(other.cancel(bearing(cancel(&one), others))).await, Code::PermissionDenied);
+    assert_eq!(refused(other.cancel(bearing(cancel("run-nobody"), others))).await, Code::NotFound);
+    assert_eq!(refused(admin.cancel(bearing(cancel(&one), admins))).await, Code::Ok);
+    assert_eq!(refused(owner.cancel(bearing(cancel(&two), owners))).await, Code::Ok);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::running::{Running, check_health, within};
+use crate::running::{Running, bearing, check_health, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -148,4 +148,40 @@ async fn who_is_slow_to_begin_is_not_waited_for() {
     .await;
     // Their room is given back.
     check_health(running.remote(None)).await.expect("served");
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_nothing_is_given_up() {
+    let running = Running::start_with("[server]\nkeepalive = \"200ms\"\n", |_| {});
+    // It has said all that a client must say, and then its machine is gone.
+    let mut gone = running.raw().await;
+    gone.write_all(&[PREFACE, &settings()].concat()).await.expect("it is taken");
+    within(async {
+        let mut buffer = [0; 1024];
+        while gone.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+    })
+    .await;
+    check_health(running.remote(None)).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn one_caller_s_requests_are_bounded_over_all_its_connections() {
+    let running = Running::start_with("[server]\nmax_requests = 3\n", |_| {});
+    let token = running.client_token("greedy", fleet_wire::v1::Role::Read).await;
+    let other = running.client_token("modest", fleet_wire::v1::Role::Read).await;
+    let watch = async |token: &str| {
+        let mut client = tonic_health::pb::health_client::HealthClient::new(running.remote(None));
+        let request = bearing(tonic_health::pb::HealthCheckRequest::default(), token);
+        within(client.watch(request)).await
+    };
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(watch(&token).await.expect("there is room"));
+    }
+    let status = watch(&token).await.expect_err("there is none");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    watch(&other).await.expect("others have theirs");
+    // What ends gives its room back, as soon as the coordinator hears of it.
+    open.clear();
+    within(async { while watch(&token).await.is_err() {} }).await;
 }

@@ -5,4 +5,5 @@ mod config;
 mod enrolment;
 mod floods;
 mod running;
+mod standby;
 mod tls;

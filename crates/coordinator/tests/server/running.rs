@@ -64,6 +64,16 @@ impl Running {
     }
 
     pub(crate) fn start_in(directory: TempDir, more: &str, change: impl FnOnce(&mut Command)) -> Self {
+        Self::start_until("listening", directory, more, change)
+    }
+
+    /// One that waits for another.
+    pub(crate) fn standing_by(more: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self::start_until("standing by", directory, more, |_| {})
+    }
+
+    fn start_until(text: &str, directory: TempDir, more: &str, change: impl FnOnce(&mut Command)) -> Self {
         write_file(directory.path(), more);
         let mut command = program(directory.path());
         command.arg("--config").arg(directory.path().join("coordinator.toml"));
@@ -71,7 +81,7 @@ impl Running {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let lines = lines_of(child.stderr.take().expect("it is piped"));
         let mut running = Self { directory, child, lines, address: ([127, 0, 0, 1], 0).into() };
-        let line = running.wait_for("listening");
+        let line = running.wait_for(text);
         let address = line.split("address=").nth(1).expect("it listens on TCP").trim();
         running.address = address.parse().expect("an address");
         running

@@ -1,7 +1,7 @@
 //! Certificates: which are taken, which are not and why, and how CAs follow one another.
 
 use fleet_identity::tls::{TlsFailure, explain};
-use fleet_identity::{Authority, Credentials, Role, unix_now};
+use fleet_identity::{Authority, Credentials, Grant, Kind, NewKey, PublicKey, Role, unix_now};
 use fleet_wire::v1;
 use fleet_wire::v1::worker_message::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,6 +70,32 @@ pub(crate) async fn session(
         within(client.session(ReceiverStream::new(messages))).await.expect("a session").into_inner();
     within(inbound.message()).await.expect("a stream").expect("a welcome");
     (outbox, inbound)
+}
+
+#[tokio::test]
+async fn a_stream_does_not_outlive_its_worker_s_certificate() {
+    let running = Running::start();
+    let enrolled = running.enrolled("w").await;
+    let Kind::Worker { enrolment } = enrolled.identity().expect("a worker").kind else { panic!("a client") };
+    // Of the same enrolment, and in its last seconds.
+    let key = NewKey::generate();
+    let grant = Grant { name: "w".parse().expect("a name"), enrolment };
+    let public = PublicKey::from_request(&key.request()).expect("a good request");
+    let old = running.authority().sign_worker(unix_now() + 2 - DAY, &grant, &public).expect("a certificate");
+    let chain = vec![old.certificate.into()];
+    let old = Credentials { chain, key: key.private(), authorities: running.authority().certificates() };
+    let (_outbox, mut inbound) = session(&running, &old).await;
+    let status = loop {
+        match within(inbound.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ends without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(status.message().contains("has expired"), "{status}");
+    // With the next certificate it is welcome at once.
+    session(&running, &enrolled).await;
 }
 
 #[tokio::test]
