@@ -16,7 +16,7 @@ use crate::target::HostEntry;
 const MAX_LEFT_OUT: usize = 1000;
 
 impl Fleet {
-    pub(crate) fn discovered(&mut self, id: EvalJobId, hosts: Vec<Host>) {
+    pub(crate) fn discovered(&mut self, id: EvalJobId, hosts: &[Host]) {
         if self.evals.jobs.get(&id).is_none_or(|job| job.work.hosts.is_some()) {
             return;
         }
@@ -24,7 +24,7 @@ impl Fleet {
         let (run_id, tree) = (job.work.run, job.work.tree);
         let Some(run) = self.runs.get_mut(&run_id) else { return };
         let (mut hosts, left_out): (Vec<_>, Vec<_>) =
-            hosts.into_iter().partition(|host| glob::selects(&run.request.selection, host));
+            hosts.iter().cloned().partition(|host| glob::selects(&run.request.selection, host));
         let left_out = left_out.into_iter().map(|host| host.name).take(MAX_LEFT_OUT).collect();
         hosts.sort();
         hosts.dedup();
@@ -40,14 +40,14 @@ impl Fleet {
     }
 
     /// A discovery brought no list: fails the run, or tries again if the infrastructure is to blame.
-    pub(crate) fn discovery_failed(&mut self, id: RunId, tree: usize, failure: Failure) {
+    pub(crate) fn discovery_failed(&mut self, id: RunId, tree: usize, failure: &Failure) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.trees[tree].tries += 1;
         let again = run.trees[tree].tries < self.config.eval_attempts;
         if again && failure.code.is_infrastructure() {
             self.evals.want_discovery(id, tree);
         } else {
-            self.end_run_early(id, Outcome::Failed, Some(failure));
+            self.end_run_early(id, Outcome::Failed, Some(failure.clone()));
         }
     }
 

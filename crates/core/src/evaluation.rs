@@ -110,9 +110,9 @@ impl Fleet {
         worker: WorkerId,
         id: EvalJobId,
         epoch: Epoch,
-        report: EvalReport,
+        report: &EvalReport,
     ) {
-        if let EvalReport::HostEvaluated { result: Ok(evaluated), .. } = &report {
+        if let EvalReport::HostEvaluated { result: Ok(evaluated), .. } = report {
             // Even a report that is refused may carry the only definitions: they are content, not opinion.
             self.learn_definitions(evaluated);
         }
@@ -123,9 +123,11 @@ impl Fleet {
         self.touched.insert(job.work.run);
         match report {
             EvalReport::Discovered(hosts) => self.discovered(id, hosts),
-            EvalReport::HostStarted(host) => self.host_started(id, &host),
-            EvalReport::HostEvaluated { host, result } => self.host_evaluated(id, &host, result),
-            EvalReport::Finished { failure, unstarted } => self.eval_finished(id, failure, &unstarted),
+            EvalReport::HostStarted(host) => self.host_started(id, host),
+            EvalReport::HostEvaluated { host, result } => self.host_evaluated(id, host, result.as_ref()),
+            EvalReport::Finished { failure, unstarted } => {
+                self.eval_finished(id, failure.as_ref(), unstarted);
+            }
         }
     }
 
@@ -161,7 +163,7 @@ impl Fleet {
         }
     }
 
-    fn host_evaluated(&mut self, id: EvalJobId, host: &Host, result: Result<Evaluated, Failure>) {
+    fn host_evaluated(&mut self, id: EvalJobId, host: &Host, result: Result<&Evaluated, &Failure>) {
         let Some((host, tree)) = self.host_of_job(id, host) else { return };
         let Some(job) = self.evals.jobs.get_mut(&id) else { return };
         job.progressed = true;
@@ -172,11 +174,11 @@ impl Fleet {
         match result {
             Ok(evaluated) => {
                 for side in self.sides_of(run, tree) {
-                    self.answered(TargetRef { run, host, side }, &evaluated, worker, since);
+                    self.answered(TargetRef { run, host, side }, evaluated, worker, since);
                 }
                 self.admit_host(run, host);
             }
-            Err(failure) => self.hosts_failed(run, tree, &[host], &failure),
+            Err(failure) => self.hosts_failed(run, tree, &[host], failure),
         }
     }
 
@@ -196,20 +198,20 @@ impl Fleet {
             .map_or_else(Vec::new, |tree| tree.sides.clone())
     }
 
-    fn eval_finished(&mut self, id: EvalJobId, failure: Option<Failure>, unstarted: &[Host]) {
+    fn eval_finished(&mut self, id: EvalJobId, failure: Option<&Failure>, unstarted: &[Host]) {
         let named: Vec<u32> =
             unstarted.iter().filter_map(|host| Some(self.host_of_job(id, host)?.0)).collect();
         let Some(job) = self.end_eval(id) else { return };
         let EvalWork { run, tree, hosts } = job.work;
         let lost = self::failure(FailureCode::Infrastructure, "the evaluator stopped without an answer");
         let Some(hosts) = hosts else {
-            self.discovery_failed(run, tree, failure.unwrap_or(lost));
+            self.discovery_failed(run, tree, failure.unwrap_or(&lost));
             return;
         };
         let (named, forgotten): (Vec<u32>, Vec<u32>) =
             hosts.into_iter().partition(|host| named.contains(host));
         match failure {
-            Some(failure) => self.hosts_failed(run, tree, &named, &failure),
+            Some(failure) => self.hosts_failed(run, tree, &named, failure),
             None if self.sabotaged(Sabotage::LoseHosts) => {}
             // Handing hosts back is no fault as long as some come out.
             None if job.progressed => self.requeue_hosts(run, tree, named),
@@ -243,7 +245,7 @@ impl Fleet {
         self.touched.insert(run);
         let failure = failure(FailureCode::WorkerLost, format!("worker {worker} was lost"));
         match hosts {
-            None => self.discovery_failed(run, tree, failure),
+            None => self.discovery_failed(run, tree, &failure),
             Some(hosts) => self.hosts_failed(run, tree, &hosts, &failure),
         }
     }
@@ -304,7 +306,7 @@ impl Fleet {
         for EvalWork { run, tree, hosts } in queue {
             self.touched.insert(run);
             match hosts {
-                None => self.discovery_failed(run, tree, failure.clone()),
+                None => self.discovery_failed(run, tree, failure),
                 Some(hosts) => self.hosts_failed(run, tree, &hosts, failure),
             }
         }

@@ -98,16 +98,19 @@ impl Fleet {
     /// effects. A time before the last one counts as the last one.
     pub fn apply(&mut self, now: Time, event: Event) -> Vec<Effect> {
         let now = self.now.max(now);
-        if self.heeds(now, &event) {
-            if self.tick == 0 || matches!(event, Event::Restarted { .. }) {
-                self.append(Record::Configured(Box::new(self.config.clone())));
-            }
-            if !(self.sabotaged(Sabotage::ForgetLosses) && matches!(event, Event::WorkerLost { .. })) {
-                self.append(Record::Happened { at: now, event: event.clone() });
-            }
-            self.take_in(now, event);
+        if !self.heeds(now, &event) {
+            return std::mem::take(&mut self.effects);
         }
-        std::mem::take(&mut self.effects)
+        let mut effects = Vec::new();
+        if self.tick == 0 || matches!(event, Event::Restarted { .. }) {
+            effects.push(Effect::Append(Record::Configured(Box::new(self.config.clone()))));
+        }
+        self.take_in(now, &event);
+        if !(self.sabotaged(Sabotage::ForgetLosses) && matches!(event, Event::WorkerLost { .. })) {
+            effects.push(Effect::Append(Record::Happened { at: now, event }));
+        }
+        effects.append(&mut self.effects);
+        effects
     }
 
     /// The time of the last event that was heeded. After a restart the clock goes on from here.
@@ -116,41 +119,41 @@ impl Fleet {
     }
 
     /// Everything that follows from an event, whether it happens now or is replayed.
-    pub(crate) fn take_in(&mut self, now: Time, event: Event) {
+    pub(crate) fn take_in(&mut self, now: Time, event: &Event) {
         self.now = now;
         self.tick += 1;
         match event {
-            Event::RunSubmitted { run, request } => self.run_submitted(run, request),
-            Event::RunCancelled { run } => self.run_cancelled(run),
-            Event::Restarted { epoch_floor } => self.restarted(epoch_floor),
+            Event::RunSubmitted { run, request } => self.run_submitted(*run, request),
+            Event::RunCancelled { run } => self.run_cancelled(*run),
+            Event::Restarted { epoch_floor } => self.restarted(*epoch_floor),
             Event::WorkerJoined { worker, session, hello, holds } => {
-                self.worker_joined(worker, session, &hello, &holds);
+                self.worker_joined(*worker, *session, hello, holds);
             }
-            Event::WorkerHeard { worker, load, .. } => self.worker_heard(worker, load),
-            Event::WorkerLost { worker, .. } => self.worker_lost(worker),
+            Event::WorkerHeard { worker, load, .. } => self.worker_heard(*worker, load),
+            Event::WorkerLost { worker, .. } => self.worker_lost(*worker),
             Event::WorkerOrdered { worker, name, order, reason } => {
-                self.worker_ordered(worker, &name, order, &reason);
+                self.worker_ordered(*worker, name, *order, reason);
             }
             Event::EvalReported { worker, job, epoch, report } => {
-                self.eval_reported(worker, job, epoch, report);
+                self.eval_reported(*worker, *job, *epoch, report);
             }
             Event::StepReported { worker, lease, epoch, drv, report } => {
-                self.step_reported(worker, lease, epoch, &drv, report);
+                self.step_reported(*worker, *lease, *epoch, drv, report);
             }
-            Event::LeaseFinished { worker, lease, epoch } => self.lease_finished(worker, lease, epoch),
-            Event::Realised { worker, job, epoch, result } => self.realised(worker, job, epoch, result),
+            Event::LeaseFinished { worker, lease, epoch } => self.lease_finished(*worker, *lease, *epoch),
+            Event::Realised { worker, job, epoch, result } => self.realised(*worker, *job, *epoch, result),
             Event::TimerFired { timer } => self.timer_fired(timer),
         }
         self.follow_up();
     }
 
-    fn timer_fired(&mut self, timer: Timer) {
+    fn timer_fired(&mut self, timer: &Timer) {
         match timer {
-            Timer::RetryStep(drv) => self.retry_step(&drv),
+            Timer::RetryStep(drv) => self.retry_step(drv),
             Timer::Unplaceable => self.patience_ends = None,
-            Timer::RunDeadline(run) => self.run_overdue(run),
-            Timer::WorkerAway(worker, _) => self.worker_stayed_away(worker),
-            Timer::Canary(worker) => self.canary_due(worker),
+            Timer::RunDeadline(run) => self.run_overdue(*run),
+            Timer::WorkerAway(worker, _) => self.worker_stayed_away(*worker),
+            Timer::Canary(worker) => self.canary_due(*worker),
         }
     }
 
@@ -160,13 +163,15 @@ impl Fleet {
         loop {
             self.withdraw_ended_runs();
             let Some(decision) = self.next_decision() else { break };
-            if !(self.sabotaged(Sabotage::ForgetGrants) && self.tick.is_multiple_of(8)) {
-                self.append(Record::Decided(decision.clone()));
-            }
-            if !self.enact(decision.clone()) {
+            // The record comes before what follows from it.
+            let at = self.effects.len();
+            if !self.enact(&decision) {
                 // Only a history can be wrong: what is decided now is made of what is there.
                 self.script.get_or_insert_default().push_front(decision);
                 break;
+            }
+            if !(self.sabotaged(Sabotage::ForgetGrants) && self.tick.is_multiple_of(8)) {
+                self.effects.insert(at, Effect::Append(Record::Decided(decision)));
             }
         }
         self.wait_for_workers();
@@ -187,29 +192,26 @@ impl Fleet {
     }
 
     /// Does what was decided; false if it does not fit what is there.
-    fn enact(&mut self, decision: Decision) -> bool {
+    fn enact(&mut self, decision: &Decision) -> bool {
         let done = match decision {
             Decision::EvalGranted { worker, job, epoch, run, tree, hosts } => {
-                self.start_eval(worker, job, epoch, &EvalWork { run, tree, hosts })
+                let work = EvalWork { run: *run, tree: *tree, hosts: hosts.clone() };
+                self.start_eval(*worker, *job, *epoch, &work)
             }
             Decision::LeaseGranted { worker, lease, epoch, steps } => {
-                self.lease_steps(worker, lease, epoch, &steps)
+                self.lease_steps(*worker, *lease, *epoch, steps)
             }
             Decision::RealiseGranted { worker, job, epoch, run, host, side } => {
-                self.start_realise(worker, job, epoch, TargetRef { run, host, side })
+                self.start_realise(*worker, *job, *epoch, TargetRef { run: *run, host: *host, side: *side })
             }
-            Decision::EvalsGivenUp { failure } => self.give_up_evals(&failure),
-            Decision::StepGivenUp { drv, failure } => self.give_up_step(&drv, failure),
+            Decision::EvalsGivenUp { failure } => self.give_up_evals(failure),
+            Decision::StepGivenUp { drv, failure } => self.give_up_step(drv, failure),
             Decision::RealiseGivenUp { run, host, side, failure } => {
-                self.give_up_realise(TargetRef { run, host, side }, failure)
+                self.give_up_realise(TargetRef { run: *run, host: *host, side: *side }, failure)
             }
-            Decision::CycleBroken { drv } => self.break_cycle(&drv),
+            Decision::CycleBroken { drv } => self.break_cycle(drv),
         };
         done.is_some()
-    }
-
-    pub(crate) fn append(&mut self, record: Record) {
-        self.effects.push(Effect::Append(record));
     }
 
     pub(crate) fn send(&mut self, worker: WorkerId, command: Command) {

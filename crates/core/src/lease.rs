@@ -130,14 +130,14 @@ impl Fleet {
         id: LeaseId,
         epoch: Epoch,
         drv: &DrvPath,
-        report: StepReport,
+        report: &StepReport,
     ) {
         let StepReport::Ended { outcome, duration_ms } = report else { return };
         let Some(step) = self.graph.find(drv) else { return };
         if !self.is_current(worker, id, epoch) {
             let built = matches!(outcome, StepOutcome::Built(_)) && self.graph.step(step).state.is_open();
             if built && self.sabotaged(Sabotage::AcceptStaleReports) {
-                self.complete_step(step, Hold::Built, worker, Vec::new(), StepEnd::NONE);
+                self.complete_step(step, Hold::Built, worker, &[], StepEnd::NONE);
             }
             return;
         }
@@ -147,7 +147,7 @@ impl Fleet {
         if lease.steps.is_empty() {
             self.end_lease(id);
         }
-        let end = StepEnd { attempt: leased.attempt, duration_ms };
+        let end = StepEnd { attempt: leased.attempt, duration_ms: *duration_ms };
         match outcome {
             StepOutcome::Built(outputs) => {
                 self.absolve(worker);
@@ -157,7 +157,9 @@ impl Fleet {
                 self.absolve(worker);
                 self.complete_step(step, Hold::Cached, worker, outputs, end);
             }
-            StepOutcome::Failed(class, failure) => self.attempt_failed(worker, &leased, class, failure, end),
+            StepOutcome::Failed(class, failure) => {
+                self.attempt_failed(worker, &leased, *class, failure.clone(), end);
+            }
         }
     }
 

@@ -32,12 +32,12 @@ impl Fleet {
         id: StepId,
         hold: Hold,
         by: WorkerId,
-        outputs: Vec<(Arc<str>, OutputPath)>,
+        outputs: &[(Arc<str>, OutputPath)],
         end: StepEnd,
     ) {
         self.graph.step_mut(id).built = Some(Built { by, tick: self.tick });
         if self.graph.outputs(id).is_empty() {
-            self.graph.floating.insert(id, outputs);
+            self.graph.floating.insert(id, outputs.to_vec());
         }
         let runs = self.conclude(id, State::Present, hold);
         self.graph.step_mut(id).claims = 0;

@@ -110,9 +110,9 @@ impl Fleet {
             && fitting.all(|(worker, _)| self.has_refused(id, *worker))
     }
 
-    pub(crate) fn give_up_step(&mut self, drv: &DrvPath, failure: Failure) -> Option<()> {
+    pub(crate) fn give_up_step(&mut self, drv: &DrvPath, failure: &Failure) -> Option<()> {
         let id = self.graph.find(drv).filter(|id| self.graph.step(*id).state == State::Ready)?;
-        self.fail_step(id, failure, StepEnd::NONE);
+        self.fail_step(id, failure.clone(), StepEnd::NONE);
         Some(())
     }
 

@@ -27,7 +27,14 @@ pub(crate) struct Objection {
     pub(crate) stranded: Option<Time>,
 }
 
-/// A worker that may get leases of a class, now or when it has room.
+impl Objection {
+    /// How good a worker is for the step, the best first: one that has not failed it, one that does not emulate.
+    fn tier(&self, worker: WorkerId, fit: Fit) -> Option<(bool, Fit)> {
+        (!self.refused.contains(&worker)).then(|| (self.failed.contains(&worker), fit))
+    }
+}
+
+/// A worker that has room for steps of a class.
 #[derive(Debug)]
 struct Candidate {
     id: WorkerId,
@@ -64,13 +71,13 @@ impl Fleet {
     pub(crate) fn next_lease(&self) -> Option<Decision> {
         let mut busy = self.graph.classes.busy().peekable();
         busy.peek()?;
-        let open = self.workers.iter().filter_map(|(id, worker)| Some((*id, worker, self.room(worker)?)));
-        let open: Vec<(WorkerId, &Worker, usize)> = open.collect();
-        if open.iter().all(|(.., room)| *room == 0) {
+        let room = |(id, worker)| Some((id, worker, self.room(worker)?)).filter(|(.., room)| *room > 0);
+        let idle: Vec<(&WorkerId, &Worker, usize)> = self.workers.iter().filter_map(room).collect();
+        if idle.is_empty() {
             return None;
         }
-        let (worker, key) =
-            busy.filter_map(|class| self.best_of_class(class, &open)).min_by_key(|(_, key)| *key)?;
+        let best_of = |class| self.best_of_class(class, &idle);
+        let (worker, key) = busy.filter_map(best_of).min_by_key(|(_, key)| *key)?;
         let grant = self.next_grant();
         let steps = vec![self.next_attempt(key.step)];
         Some(Decision::LeaseGranted { worker, lease: LeaseId(grant), epoch: Epoch(grant), steps })
@@ -79,16 +86,16 @@ impl Fleet {
     fn best_of_class(
         &self,
         id: ClassId,
-        open: &[(WorkerId, &Worker, usize)],
+        idle: &[(&WorkerId, &Worker, usize)],
     ) -> Option<(WorkerId, ReadyKey)> {
         let class = self.graph.classes.get(id);
-        let fitting = open.iter().filter_map(|(id, worker, room)| {
-            Some(Candidate { id: *id, fit: self.fit(worker, &class.need)?, room: *room })
+        let fitting = idle.iter().filter_map(|(id, worker, room)| {
+            Some(Candidate { id: **id, fit: self.fit(worker, &class.need)?, room: *room })
         });
         let fitting: Vec<Candidate> = fitting.collect();
         let best = fitting.iter().map(|candidate| candidate.fit).min()?;
         let chosen = |key: &ReadyKey| Some((self.choose(key.step, &fitting)?, *key));
-        if fitting.iter().any(|candidate| candidate.fit == best && candidate.room > 0) {
+        if best == Fit::Native || !self.has_native(&class.need) {
             // All but the few against which something speaks are as good as the first.
             return class.ready.iter().find_map(chosen);
         }
@@ -99,25 +106,42 @@ impl Fleet {
         objected.filter_map(|step| chosen(&self.graph.key(*step))).min_by_key(|(_, key)| *key)
     }
 
+    /// Whether a worker that does not emulate gets such steps, now or when it has room.
+    fn has_native(&self, need: &Need) -> bool {
+        let open = self.workers.values().filter(|worker| self.room(worker).is_some());
+        open.map(|worker| self.fit(worker, need)).any(|fit| fit == Some(Fit::Native))
+    }
+
     fn fit(&self, worker: &Worker, need: &Need) -> Option<Fit> {
         if self.sabotaged(Sabotage::IgnoreNeeds) { Some(Fit::Native) } else { worker.fit(need) }
     }
 
+    /// Who of these is to build a step, unless somebody better is only busy.
     fn choose(&self, id: StepId, fitting: &[Candidate]) -> Option<WorkerId> {
-        let objection = self.objections.get(&id);
-        let has_failed = |worker| objection.is_some_and(|objection| objection.failed.contains(&worker));
-        let willing = || fitting.iter().filter(|candidate| !self.has_refused(id, candidate.id));
-        let tier = |candidate: &Candidate| (has_failed(candidate.id), candidate.fit);
-        let best = willing().map(tier).min()?;
         let inputs = match self.graph.definition(id).locality {
             Locality::Anywhere => BTreeMap::new(),
             Locality::NearInputs => self.inputs_by_worker(id),
         };
         let near = |worker: &WorkerId| inputs.get(worker).copied().unwrap_or(0);
-        let free = willing().filter(|candidate| candidate.room > 0 && tier(candidate) == best);
+        let best = match self.objections.get(&id) {
+            None => fitting.iter().map(|candidate| (false, candidate.fit)).min(),
+            Some(objection) => self.best_tier(id, objection),
+        }?;
+        let in_best = |candidate: &&Candidate| match self.objections.get(&id) {
+            None => (false, candidate.fit) == best,
+            Some(objection) => objection.tier(candidate.id, candidate.fit) == Some(best),
+        };
+        let free = fitting.iter().filter(in_best);
         let chosen =
             free.max_by_key(|candidate| (near(&candidate.id), candidate.room, Reverse(candidate.id)));
         chosen.map(|candidate| candidate.id)
+    }
+
+    /// The best that any worker which gets leases would be for this step, whether or not it has room.
+    fn best_tier(&self, id: StepId, objection: &Objection) -> Option<(bool, Fit)> {
+        let need = &self.graph.classes.get(self.graph.definition(id).class).need;
+        let open = self.workers.iter().filter(|(_, worker)| self.room(worker).is_some());
+        open.filter_map(|(id, worker)| objection.tier(*id, self.fit(worker, need)?)).min()
     }
 
     fn inputs_by_worker(&self, id: StepId) -> BTreeMap<WorkerId, usize> {

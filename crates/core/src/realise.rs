@@ -138,14 +138,14 @@ impl Fleet {
         worker: WorkerId,
         id: RealiseJobId,
         epoch: Epoch,
-        result: Result<(), Failure>,
+        result: &Result<(), Failure>,
     ) {
         if !self.is_realising(worker, id, epoch) {
             return;
         }
         let Some(job) = self.end_realise(id) else { return };
         if let Err(failure) = result {
-            self.realise_failed(job.work, failure);
+            self.realise_failed(job.work, failure.clone());
             return;
         }
         let target = self.runs.get(&job.work.at.run).and_then(|run| run.target(job.work.at));
@@ -165,9 +165,9 @@ impl Fleet {
     }
 
     /// Nobody realises a toplevel, and the patience is over.
-    pub(crate) fn give_up_realise(&mut self, at: TargetRef, failure: Failure) -> Option<()> {
+    pub(crate) fn give_up_realise(&mut self, at: TargetRef, failure: &Failure) -> Option<()> {
         self.realises.take(at)?;
-        self.settle(at, TargetStatus::BuildFailed, Some(failure));
+        self.settle(at, TargetStatus::BuildFailed, Some(failure.clone()));
         Some(())
     }
 

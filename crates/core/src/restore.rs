@@ -80,7 +80,7 @@ impl Fleet {
         let Some(Chapter { record, at, event, decisions }) = chapter else { return Ok(()) };
         let count = decisions.len();
         self.script = Some(decisions);
-        self.take_in(at, event);
+        self.take_in(at, &event);
         self.effects.clear();
         match self.script.take().and_then(|rest| Some((rest.len(), rest.front()?.clone()))) {
             None => Ok(()),

@@ -201,12 +201,12 @@ pub(crate) fn failure(code: FailureCode, cause: impl Into<Arc<str>>) -> Failure 
 }
 
 impl Fleet {
-    pub(crate) fn run_submitted(&mut self, id: RunId, request: RunRequest) {
+    pub(crate) fn run_submitted(&mut self, id: RunId, request: &RunRequest) {
         if self.knows_run(id) {
             return;
         }
         let crowded = self.runs.len() >= self.config.max_runs;
-        let mut run = Run::new(request, self.now);
+        let mut run = Run::new(request.clone(), self.now);
         self.touched.insert(id);
         if crowded {
             let cause = format!("{} runs are going on already; try again later", self.runs.len());

@@ -100,9 +100,8 @@ impl Fleet {
 
     fn welcome(&mut self, id: WorkerId, session: Session, hello: &WorkerHello, holds: &[(LeaseId, Epoch)]) {
         self.introduce(id, &hello.name);
-        let config = self.config.clone();
+        let offer = Offer::of(hello, &self.config);
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let offer = Offer::of(hello, &config);
         let before = std::mem::replace(&mut worker.offer, offer);
         let replaced = worker.session();
         worker.presence = Presence::Connected { session, contender: None };
@@ -191,7 +190,7 @@ impl Fleet {
         !contender.outlived && contender.since.plus_ms(self.config.contended_ms) <= now
     }
 
-    pub(crate) fn worker_heard(&mut self, id: WorkerId, load: Load) {
+    pub(crate) fn worker_heard(&mut self, id: WorkerId, load: &Load) {
         let (now, Some(worker)) = (self.now, self.workers.get(&id)) else { return };
         let outlived = match &worker.presence {
             Presence::Connected { contender: Some(contender), .. } => self.outlives(now, contender),
@@ -202,7 +201,7 @@ impl Fleet {
             contender.outlived |= outlived;
         }
         if worker.unwell.is_some() != load.unwell.is_some() {
-            worker.unwell = load.unwell;
+            worker.unwell.clone_from(&load.unwell);
         }
     }
 
