@@ -21,6 +21,7 @@ use tonic::transport::{self, Channel, Uri};
 use super::credentials::{Bearer, CredentialError, Credentials};
 use super::endpoint::Endpoint;
 use super::tls::{self, Handshake};
+use super::witness::{Telling, Watched, Witness};
 
 /// From the first packet to the end of the handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -29,12 +30,12 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// What clients of services stand on.
-pub type Link = InterceptedService<Channel, Bearer>;
+pub type Link = InterceptedService<Telling, Bearer>;
 
 /// Leads to a coordinator; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    channel: Channel,
+    channel: Telling,
     bearer: Bearer,
 }
 
@@ -79,14 +80,16 @@ pub enum ReachError {
 impl Connection {
     /// To a coordinator in this process.
     pub fn in_memory(channel: Channel) -> Self {
-        Self { channel, bearer: Bearer::default() }
+        Self { channel: Telling { channel, witness: Witness::default() }, bearer: Bearer::default() }
     }
 
     /// To a coordinator elsewhere; must be called in a runtime. Nothing is sent yet.
     pub fn open(endpoint: &Endpoint, credentials: &Credentials) -> Self {
         let uri = endpoint.uri().unwrap_or_else(|| Uri::from_static("https://coordinator"));
+        let witness = Witness::default();
         let connector = tower::service_fn({
-            let way = Way { endpoint: endpoint.clone(), credentials: credentials.clone() };
+            let (endpoint, credentials) = (endpoint.clone(), credentials.clone());
+            let way = Way { endpoint, credentials, witness: witness.clone() };
             move |_| {
                 let way = way.clone();
                 async move { way.connect().await.map(TokioIo::new) }
@@ -99,7 +102,7 @@ impl Connection {
             .connect_with_connector_lazy(connector);
         // A socket knows its peers by their user: tokens stay at home.
         let token = credentials.token.clone().filter(|_| !matches!(endpoint, Endpoint::Unix(_)));
-        Self { channel, bearer: Bearer::new(token) }
+        Self { channel: Telling { channel, witness }, bearer: Bearer::new(token) }
     }
 
     /// Runs, their events and their logs.
@@ -130,6 +133,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Way {
     endpoint: Endpoint,
     credentials: Credentials,
+    witness: Witness,
 }
 
 impl Way {
@@ -155,7 +159,10 @@ impl Way {
         let unknown = |source| ReachError::Resolve { host: host.to_owned(), source: Arc::new(source) };
         drop(tokio::net::lookup_host((host, port)).await.map_err(unknown)?);
         match dial(config, host, port, CONNECT_WITHIN).await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                let (endpoint, witness) = (self.endpoint.to_string(), self.witness.clone());
+                Ok(Box::new(Watched { stream, endpoint, own, witness, heard: false }))
+            }
             Err(DialError::BadName(host)) => {
                 let source = Arc::new(io::Error::from(io::ErrorKind::InvalidInput));
                 Err(ReachError::Resolve { host, source })

@@ -7,8 +7,10 @@ mod credentials;
 mod endpoint;
 mod tls;
 mod trouble;
+mod witness;
 
 pub use connection::{Connection, Link, ReachError};
 pub use credentials::{CertificateFiles, CredentialError, Credentials, Secret, TokenSource};
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError};
 pub use trouble::{Trouble, reason};
+pub use witness::{Telling, Witness};
