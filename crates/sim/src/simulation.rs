@@ -142,6 +142,7 @@ enum Coming {
     Return(usize),
     /// From here on trouble, and its end.
     Trouble(trouble::Trouble),
+    Collapse,
     Start,
     Condensation,
     Healing,
@@ -159,6 +160,8 @@ struct Simulation<'a> {
     journal: Journal,
     /// When the coordinator is to crash: with its next append.
     doomed: Option<Moment>,
+    /// Whether an append that will be lost has begun: nobody is told of anything.
+    withheld: bool,
     up: bool,
     /// The coordinator's sessions.
     table: BTreeMap<WorkerId, sessions::Line>,
@@ -196,6 +199,7 @@ pub fn watch(seed: u64, origin: Origin<'_>, watcher: Watcher<'_>) -> Result<Summ
         origin,
         watcher,
         doomed: None,
+        withheld: false,
         up: true,
         table: BTreeMap::new(),
         machines: Vec::new(),
@@ -265,6 +269,7 @@ impl Simulation<'_> {
             Coming::Beat { machine, session } => self.beat(machine, session),
             Coming::Return(machine) => self.come_back(machine),
             Coming::Trouble(trouble) => self.trouble(trouble),
+            Coming::Collapse => self.crash()?,
             Coming::Start => self.start()?,
             Coming::Condensation => self.condense()?,
             Coming::Healing => self.heal(),
@@ -289,10 +294,15 @@ impl Simulation<'_> {
         self.events += 1;
         (self.watcher)(now, &event, &effects);
         let heeded = effects.iter().any(|effect| matches!(effect, Effect::Append(_)));
-        let moment = if heeded { self.doomed.take() } else { None };
+        let moment = if heeded && !self.withheld { self.doomed.take() } else { None };
         if let Some(Moment::Before) = moment {
+            self.withheld = true;
+            let ms = if self.random.chance(500) { 0 } else { self.random.below(1_000) };
+            self.after(ms, Coming::Collapse);
+        }
+        if self.withheld {
             self.ask_again(event);
-            return self.crash();
+            return Ok(());
         }
         self.journal.append(now, &event, &effects);
         let seen = self.witness.event(now, &self.world, &self.machines, &event, &effects);
@@ -300,7 +310,7 @@ impl Simulation<'_> {
         if heeded {
             invariant::check(&self.fleet).map_err(|violation| violation.to_string())?;
         }
-        if let Some(Moment::After) = moment {
+        if moment.is_some() {
             self.agree()?;
             return self.crash();
         }

@@ -35,8 +35,6 @@ pub(crate) struct Witness {
     leases: BTreeMap<LeaseId, Lease>,
     /// Leases that the worker which just joined has, and should not.
     stale: BTreeSet<LeaseId>,
-    /// Leases of which nobody knows whether they ever reached their workers, since the coordinator was away.
-    unsure: BTreeSet<LeaseId>,
     /// Contents that were being built when nobody wanted them any more.
     withdrawn: Contents,
     evals: BTreeMap<EvalJobId, Eval>,
@@ -101,7 +99,6 @@ impl Witness {
             workers: BTreeMap::new(),
             leases: BTreeMap::new(),
             stale: BTreeSet::new(),
-            unsure: BTreeSet::new(),
             withdrawn: Contents::default(),
             evals: BTreeMap::new(),
             realises: BTreeMap::new(),

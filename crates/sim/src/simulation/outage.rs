@@ -9,7 +9,7 @@ use super::{Coming, Simulation};
 /// When the coordinator crashes: an append is the moment from which something has happened.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Moment {
-    /// Nothing of the event is left, and nobody was told of it.
+    /// Nothing is left of the event and of others in the same append, and nobody was told of them.
     Before,
     /// All of it is kept, but no command was sent.
     After,
@@ -91,6 +91,7 @@ impl Simulation<'_> {
         self.journal.begin_life();
         self.outages += 1;
         self.up = false;
+        self.withheld = false;
         self.table.clear();
         self.coming.retain(|_, coming| {
             !matches!(
@@ -133,7 +134,7 @@ impl Simulation<'_> {
 
     /// When nobody wants anything, the little that must be remembered replaces the history.
     pub(super) fn condense(&mut self) -> Result<(), String> {
-        if !self.up {
+        if !self.up || self.withheld {
             return Ok(());
         }
         let Some(records) = self.fleet.condense() else { return Ok(()) };

@@ -171,7 +171,9 @@ impl Simulation<'_> {
     /// A report arrives. Once it is kept, its sender may forget it.
     pub(super) fn said(&mut self, machine: usize, number: Option<u64>, event: Event) -> Result<(), String> {
         self.arrive(event)?;
-        if let Some(number) = number.filter(|_| self.up && !self.random.chance(self.profile.unheard)) {
+        if let Some(number) =
+            number.filter(|_| self.up && !self.withheld && !self.random.chance(self.profile.unheard))
+        {
             let ms = self.random.within(0, self.profile.latency_ms);
             self.after(ms, Coming::Acknowledged { machine, number });
         }

@@ -119,11 +119,9 @@ impl Witness {
         member.unwell = false;
         member.knock = None;
         for lease in lost {
-            let unsent = self.unsure.contains(&lease);
-            self.lose(lease, !(unsent && same && !rebooted));
+            // What a living process has not never reached it.
+            self.lose(lease, !same || rebooted);
         }
-        let Self { leases, unsure, .. } = self;
-        unsure.retain(|lease| leases.get(lease).is_some_and(|lease| lease.worker != id));
         let gone = holds.iter().filter(|(lease, epoch)| {
             !self.leases.get(lease).is_some_and(|held| held.worker == id && held.epoch == *epoch)
         });
@@ -193,7 +191,6 @@ impl Witness {
     pub(super) fn restarted(&mut self, now: Time) {
         self.evals.clear();
         self.realises.clear();
-        self.unsure.extend(self.leases.keys());
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             let Some(member) = self.workers.get_mut(&id) else { continue };
