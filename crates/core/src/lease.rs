@@ -40,7 +40,9 @@ pub(crate) struct Leased {
 pub(crate) enum Loss {
     /// It is gone, perhaps because of what it built.
     Crash,
-    /// It was taken from it: nobody is to blame.
+    /// It lives, and never got it; perhaps because it cannot be told.
+    Unreceived,
+    /// It was taken from it, or never sent: nobody is to blame.
     Withdrawn,
 }
 
@@ -186,15 +188,20 @@ impl Fleet {
         for leased in lease.steps {
             let end = StepEnd { attempt: leased.attempt, duration_ms: self.now.since_ms(lease.granted) };
             let mut failure = failure(FailureCode::WorkerLost, format!("worker {worker} was lost"));
-            let mut verdict = Verdict::Again { after_ms: 0 };
+            let kind = self.graph.definition(leased.step).kind;
+            let tries = &mut self.graph.step_mut(leased.step).tries;
+            let verdict = match loss {
+                Loss::Crash => tries.judge_loss(&self.config),
+                Loss::Unreceived => tries.judge(FailureClass::Infrastructure, kind, &self.config),
+                Loss::Withdrawn => Verdict::Again { after_ms: 0 },
+            };
+            if loss == Loss::Unreceived {
+                failure.cause = format!("worker {worker} never got it").into();
+            } else if verdict == Verdict::Final {
+                let count = tries.losses();
+                failure.cause = format!("{count} workers were lost with it, the last was {worker}").into();
+            }
             if loss == Loss::Crash {
-                let step = self.graph.step_mut(leased.step);
-                verdict = step.tries.judge_loss(&self.config);
-                if verdict == Verdict::Final {
-                    let count = step.tries.losses();
-                    failure.cause =
-                        format!("{count} workers were lost with it, the last was {worker}").into();
-                }
                 self.blame_worker(leased.step, lease.worker, &failure);
             }
             self.end_attempt(leased.step, verdict, failure, end);

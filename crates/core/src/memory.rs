@@ -25,8 +25,8 @@ pub struct Memory {
 }
 
 impl Fleet {
-    /// Records that may replace all before them; none while a run is live, or a worker busy. The shell replaces its fleet as well,
-    /// by what [`Fleet::restore`] makes of them: from then on both know the same.
+    /// Records that may replace all before them; none while a run is live, or a worker busy. The shell
+    /// replaces its fleet as well, by what [`Fleet::restore`] makes of them: from then on both know the same.
     pub fn condense(&self) -> Option<Vec<Record>> {
         // An eval job may outlive its run: its slot is not free before it ends.
         if !self.runs.is_empty() || !self.evals.jobs.is_empty() {

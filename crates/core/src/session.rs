@@ -133,9 +133,13 @@ impl Fleet {
         let held: BTreeSet<_> = holds.iter().copied().collect();
         let leases: Vec<LeaseId> = worker.leases.iter().copied().collect();
         for lease in leases {
-            // What a living process has not after we were away never reached it.
+            // What a living process has not never reached it; after we were away, it may not have been sent.
             let unsent = self.leases.get_mut(&lease).is_some_and(|lease| std::mem::take(&mut lease.unsure));
-            let loss = if unsent && same_process { Loss::Withdrawn } else { Loss::Crash };
+            let loss = match (same_process, unsent) {
+                (true, true) => Loss::Withdrawn,
+                (true, false) => Loss::Unreceived,
+                (false, _) => Loss::Crash,
+            };
             let epoch = self.leases.get(&lease).map(|lease| lease.epoch);
             let kept = epoch.is_some_and(|epoch| held.contains(&(lease, epoch)));
             let kept =

@@ -77,8 +77,23 @@ fn leases_that_a_worker_no_longer_holds_are_lost_at_once() {
     let mut stage = building();
     stage.part(WORKER);
     stage.leases.clear();
-    stage.join_with(WORKER, hello(WORKER), &[]);
+    stage.join_with(WORKER, instance("second"), &[]);
     assert_eq!(stage.leases.values().next().unwrap().2[0].attempt, 2);
+}
+
+#[test]
+fn a_lease_that_cannot_be_told_to_its_worker_is_tried_a_bounded_number_of_times() {
+    let mut stage = building();
+    for _ in 0..5 {
+        assert_eq!(stage.leased(), ["top"]);
+        stage.leases.clear();
+        stage.part(WORKER);
+        stage.join_with(WORKER, hello(WORKER), &[]);
+        assert!(stage.leased().is_empty(), "it rests");
+        stage.fire_timers();
+    }
+    let failure = stage.settled(RUN)[&("web".into(), Side::After)].failure.clone().unwrap();
+    assert_eq!((failure.code, &*failure.cause), (FailureCode::WorkerLost, "worker w1 never got it"));
 }
 
 #[test]
