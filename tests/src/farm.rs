@@ -27,6 +27,8 @@ pub struct FarmOptions {
     pub coordinator: String,
     /// Further lines of every worker.toml.
     pub worker: String,
+    /// Further variables of the coordinator and of every worker.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The installation.
@@ -121,7 +123,7 @@ impl Farm {
     /// A command line of fleet-coordinator.
     pub fn coordinator_command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = program("fleet-coordinator", self.directory.path());
-        command.args(arguments);
+        command.args(arguments).envs(self.options.environment.iter().cloned());
         command
     }
 
@@ -194,6 +196,7 @@ impl Farm {
         let worker = &self.workers[name];
         let mut command = program("fleet-worker", self.directory.path());
         worker.daemon.configure(&mut command);
+        command.envs(self.options.environment.iter().cloned());
         command.arg("--config").arg(worker.state.join("worker.toml")).arg("run");
         let running = start(command);
         running.wait_until_it_says("session", PATIENCE);
@@ -217,6 +220,20 @@ impl Farm {
     /// A worker.
     pub fn worker(&self, name: &str) -> &FarmWorker {
         &self.workers[name]
+    }
+
+    /// A worker's Nix daemon, to be restarted.
+    pub fn daemon_of(&mut self, name: &str) -> &mut NixDaemon {
+        &mut self.workers.get_mut(name).expect("the worker is known").daemon
+    }
+
+    /// A worker as `fleetctl worker ls` shows it; null when it does not.
+    pub fn listed(&self, name: &str) -> serde_json::Value {
+        let listed = self.fleetctl().args(["worker", "ls", "--json"]).run();
+        listed.expect_code(0);
+        let document = listed.json();
+        let mut workers = document["workers"].as_array().into_iter().flatten();
+        workers.find(|listed| listed["name"] == name).cloned().unwrap_or_default()
     }
 
     /// Ends a worker's program with a signal and waits for its end; its daemon stays.

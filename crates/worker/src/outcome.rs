@@ -35,7 +35,14 @@ impl Outcome {
         let outputs = outputs
             .map(|(name, path)| v1::BuiltOutput { name: name.to_string(), path: path.to_string() })
             .collect();
-        Self { class, message: made.message, outputs }
+        let is_said = made.message.contains(NO_SPACE) || made.message.contains(LACK_OF_SPACE);
+        let message = match class {
+            OutcomeClass::DiskFull if !is_said => {
+                format!("the disk was full while it was built: {}", made.message)
+            }
+            _ => made.message,
+        };
+        Self { class, message, outputs }
     }
 
     /// There is no answer.

@@ -1,6 +1,7 @@
 //! Clients that leave, come back, share and cancel.
 
-use fleet_testkit::{Signal, wait_until_gone};
+use fleet_testkit::{Signal, peak_memory_kib, wait_until_gone};
+use fleet_tests::{Farm, FarmOptions};
 
 use super::{Flake, PATIENCE, SYSTEM, farm, slow_daemon, slow_here, starts, taking, wait_for_build};
 
@@ -122,4 +123,39 @@ fn a_log_is_followed_over_a_restart_of_the_coordinator() {
     let lines: Vec<_> = outcome.stdout.lines().filter(|line| line.starts_with("line ")).collect();
     let all: Vec<_> = (1..=8).map(|n| format!("line {n}")).collect();
     assert_eq!(lines, all, "{outcome}\n{status}");
+}
+
+/// A builder that writes for ever is ended at the limit of its log, and nobody holds what it wrote.
+fn an_endless_log_is_cut(echo: &str) {
+    let coordinator = "[limits]\nmax_log = \"48MiB\"\n".to_owned();
+    let mut farm = Farm::start(FarmOptions { coordinator, ..FarmOptions::default() });
+    farm.add_worker("only", SYSTEM, 2);
+    let small = Flake::of(&[("small", taking("small", 0))]);
+    farm.fleetctl().args(["build", "--all-hosts"]).args([small.path()]).run().expect_code(0);
+    let programs = [farm.coordinator().pid(), farm.worker("only").program().pid()];
+    let peaks = || programs.map(|pid| peak_memory_kib(pid).expect("it runs"));
+    let before = peaks();
+    let endless = format!(
+        r#"package "endless" "x=0123456789abcdef; for i in 1 2 3 4 5 6; do x=$x$x; done; while true; do {echo} $x; done""#
+    );
+    let flake = Flake::of(&[("endless", endless), ("quiet", taking("quiet", 1))]);
+    let outcome = farm.fleetctl().args(["build", "--all-hosts", "--json"]).args([flake.path()]).run();
+    outcome.expect_code(4);
+    assert!(outcome.stdout.contains("log"), "{outcome}");
+    assert_eq!((starts(&farm, "endless"), starts(&farm, "quiet")), (1, 1), "{outcome}");
+    assert_eq!(outcome.json()["steps"]["built"], 1, "the other one: {outcome}");
+    let after = peaks();
+    for (before, after) in before.into_iter().zip(after) {
+        assert!(after < before + (32 << 10), "{before} KiB before, {after} KiB at its peak");
+    }
+}
+
+#[test]
+fn an_endless_log_is_cut_in_flat_memory_and_its_step_fails_for_good() {
+    an_endless_log_is_cut("echo");
+}
+
+#[test]
+fn an_endless_line_is_cut_in_flat_memory_and_its_step_fails_for_good() {
+    an_endless_log_is_cut("echo -n");
 }

@@ -2,7 +2,9 @@
 //! nothing twice.
 
 mod clients;
+mod clocks;
 mod coordinator;
+mod daemons;
 mod network;
 mod workers;
 

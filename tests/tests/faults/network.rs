@@ -1,10 +1,12 @@
 //! Networks that are cut, silent, slow or flapping between workers and coordinator.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fleet_testkit::{DaemonOptions, Direction, FaultProxy};
-use fleet_tests::{Farm, Network, in_namespaces};
-use serde_json::Value;
+use fleet_testkit::{DaemonOptions, Direction, FaultProxy, Signal};
+use fleet_tests::{Farm, Fleetctl, Network, in_namespaces};
 
 use super::{Flake, PATIENCE, SYSTEM, farm, starts, taking, wait_for_build};
 
@@ -21,12 +23,7 @@ fn behind_a_proxy(away: &str) -> (Farm, FaultProxy) {
 }
 
 fn state_of(farm: &Farm, worker: &str) -> String {
-    let listed = farm.fleetctl().args(["worker", "ls", "--json"]).run();
-    listed.expect_code(0);
-    let document = listed.json();
-    let workers = document["workers"].as_array().cloned().unwrap_or_default();
-    let found = workers.iter().find(|listed| listed["name"] == worker).map(|found| found["state"].clone());
-    found.and_then(|state: Value| state.as_str().map(str::to_owned)).unwrap_or_default()
+    farm.listed(worker)["state"].as_str().unwrap_or_default().to_owned()
 }
 
 #[track_caller]
@@ -135,4 +132,107 @@ fn a_worker_cut_off_for_longer_than_its_lease_publishes_nothing() {
     proxy.heal();
     wait_for_state(&farm, "far", "connected", PATIENCE);
     assert_eq!(outcome.json()["steps"]["built"], 1, "{outcome}");
+}
+
+#[test]
+fn a_worker_killed_before_its_report_arrived_costs_no_build() {
+    let (mut farm, proxy) = behind_a_proxy("10m");
+    let toplevel = r#"package "web" "read -t 2 x <&2 || :; echo web > $out; echo web done >> /journal""#;
+    let flake = Flake::of(&[("web", toplevel.to_owned())]);
+    let run = farm.fleetctl().args(["build", "--all-hosts", "--json"]).args([flake.path()]).start();
+    wait_for_build(&farm, "far", "web");
+    proxy.silence(Direction::Upstream);
+    proxy.silence(Direction::Downstream);
+    wait_for_build(&farm, "far", "web done");
+    // Time for its daemon to register the output; the report has nowhere to go.
+    std::thread::park_timeout(Duration::from_secs(2));
+    farm.end_worker("far", Signal::KILL);
+    proxy.cut();
+    proxy.heal();
+    farm.start_worker("far");
+    let outcome = run.finish();
+    outcome.expect_code(0);
+    assert_eq!(starts(&farm, "web"), 1, "{outcome}");
+}
+
+#[test]
+fn a_transfer_that_stalls_costs_no_build() {
+    let (farm, proxy) = behind_a_proxy("10m");
+    let big = r#"package "big" "i=0; while [ $i -lt 20000 ]; do echo $i $RANDOM $RANDOM $RANDOM; i=$((i+1)); done > $out; echo big done >> /journal""#;
+    let flake = Flake::of(&[("big", big.to_owned())]);
+    let run = farm.fleetctl().args(["build", "--all-hosts", "--json"]).args([flake.path()]).start();
+    wait_for_build(&farm, "far", "big");
+    // Some seconds for what it uploads.
+    proxy.slow_down(Direction::Upstream, 20_000, Duration::ZERO);
+    wait_for_build(&farm, "far", "big done");
+    std::thread::park_timeout(Duration::from_secs(3));
+    proxy.silence(Direction::Upstream);
+    wait_for_state(&farm, "far", "away", NOTICED_WITHIN);
+    proxy.cut();
+    proxy.heal();
+    let outcome = run.finish();
+    outcome.expect_code(0);
+    assert_eq!(starts(&farm, "big"), 1, "{outcome}");
+}
+
+#[test]
+fn a_client_cut_off_anywhere_has_one_run_and_one_result() {
+    let mut farm = farm("2m");
+    farm.add_worker("only", SYSTEM, 2);
+    let client = TlsClient::of(&farm);
+    let proxy = FaultProxy::start(([127, 0, 0, 1], farm.port()).into());
+    let build = |flake: &Flake| {
+        let url = format!("https://localhost:{}", proxy.address().port());
+        client.fleetctl(&farm, &url).args(["build", "--all-hosts", "--json"]).args([flake.path()])
+    };
+    // Before, amid and after what a client says and hears: handshake, chunks, submission, events.
+    let places = [700, 2_000, 3_500, 5_000, 8_000, 12_000];
+    let directions = [Direction::Upstream, Direction::Downstream];
+    for (number, (bytes, direction)) in
+        places.iter().flat_map(|bytes| directions.map(|direction| (*bytes, direction))).enumerate()
+    {
+        let name = format!("host{number}");
+        let flake = Flake::of(&[(&name, taking(&name, 0))]);
+        let before = proxy.accepted();
+        proxy.break_after(direction, bytes);
+        let run = build(&flake).start();
+        while proxy.accepted() < before + 2 && !run.ends_within(Duration::from_millis(10)) {}
+        proxy.heal();
+        let outcome = run.finish();
+        outcome.expect_code(0);
+        assert_eq!(outcome.json()["steps"]["built"], 1, "cut after {bytes} bytes {direction:?}: {outcome}");
+        assert_eq!(starts(&farm, &name), 1);
+        let runs = farm.fleetctl().args(["runs", "--json"]).run().json();
+        let runs = runs["runs"].as_array().map(Vec::len);
+        assert_eq!(runs, Some(number + 1), "cut after {bytes} bytes {direction:?}: {outcome}");
+    }
+}
+
+/// A client on another machine: a token, and the certificates of the farm's CA.
+struct TlsClient {
+    token: PathBuf,
+    authority: PathBuf,
+}
+
+impl TlsClient {
+    fn of(farm: &Farm) -> TlsClient {
+        let token = farm.fleetctl().args(["client", "token", "--name", "ci", "--role", "submit"]).run();
+        token.expect_code(0);
+        let kept = fs::read_to_string(farm.state().join("ca/authority.pem")).expect("the farm has a CA");
+        let begin = kept.find("-----BEGIN CERTIFICATE").expect("a certificate");
+        let end = begin + kept[begin..].find("-----END CERTIFICATE-----\n").expect("a whole one") + 26;
+        let client = TlsClient {
+            token: farm.scratch().join("token"),
+            authority: farm.scratch().join("authority.pem"),
+        };
+        fs::write(&client.token, token.stdout).expect("written");
+        fs::set_permissions(&client.token, fs::Permissions::from_mode(0o600)).expect("private");
+        fs::write(&client.authority, &kept[begin..end]).expect("written");
+        client
+    }
+
+    fn fleetctl(&self, farm: &Farm, url: &str) -> Fleetctl {
+        let fleetctl = Fleetctl::remote(url, &farm.scratch());
+        fleetctl.env("FLEET_CA", &self.authority).env("FLEET_TOKEN_FILE", &self.token)
+    }
 }

@@ -1,5 +1,7 @@
 //! Workers that die, stop, drain, are revoked or cloned.
 
+use std::time::{Duration, Instant};
+
 use fleet_testkit::{DaemonOptions, Signal, send_signal};
 
 use super::{Flake, PATIENCE, SYSTEM, farm, slow_daemon, slow_here, starts, taking, wait_for_build};
@@ -120,4 +122,37 @@ fn two_workers_with_one_identity_are_both_locked() {
     clone.wait_until_it_says("locked", PATIENCE);
     let listed = farm.fleetctl().args(["worker", "ls", "--json"]).run();
     assert!(listed.stdout.contains("locked"), "{listed}");
+}
+
+#[test]
+fn a_step_that_ends_every_worker_touches_three_of_them() {
+    let mut farm = farm("2s");
+    let slow = slow_daemon(&farm);
+    let url = farm.url();
+    let names = ["w1", "w2", "w3", "w4"];
+    for name in names {
+        farm.add_worker_at(name, SYSTEM, 1, &url, slow.clone());
+    }
+    let flake = Flake::of(&[("web", slow_here("web"))]);
+    let run = farm.fleetctl().args(["build", "--all-hosts"]).args([flake.path()]).start();
+    let mut lost = Vec::new();
+    while lost.len() < 3 {
+        let began = Instant::now();
+        let next = loop {
+            let built = farm.built();
+            let found = built.iter().find(|(name, lines)| !lines.is_empty() && !lost.contains(*name));
+            if let Some((name, _)) = found {
+                break name.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "nobody takes it after {lost:?}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        };
+        farm.end_worker(&next, Signal::KILL);
+        lost.push(next);
+    }
+    let outcome = run.finish();
+    assert_ne!(outcome.status.code(), Some(0), "{outcome}");
+    let said = outcome.stdout.clone() + &outcome.stderr;
+    assert!(said.contains("3 workers were lost with it"), "{outcome}");
+    assert_eq!(starts(&farm, "web"), 3, "the fourth is spared: {:?}", farm.built());
 }
