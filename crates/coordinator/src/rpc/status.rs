@@ -192,9 +192,12 @@ pub(crate) fn bad_credential(error: &(impl Display + ?Sized)) -> Status {
     Status::unauthenticated(error.to_string())
 }
 
-/// A genuine credential that counts no more.
+/// A genuine credential that counts no more: who is revoked is known and may not, others may come with a new one.
 pub(crate) fn shut_out(refused: &Refused) -> Status {
-    Status::unauthenticated(refused.to_string())
+    match refused {
+        Refused::Revoked(_) => Status::permission_denied(refused.to_string()),
+        _ => Status::unauthenticated(refused.to_string()),
+    }
 }
 
 /// A CI token that cannot be believed, or not now.

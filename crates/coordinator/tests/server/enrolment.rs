@@ -107,12 +107,12 @@ async fn a_revoked_worker_is_cut_off_within_moments_and_never_comes_back() {
         }
     };
     assert!(since.elapsed() < Duration::from_secs(5), "cut after {:?}", since.elapsed());
-    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     assert!(ordered.is_ok(), "{ordered:?}");
     let key = NewKey::generate();
     let renew = v1::RenewRequest { request: key.request().into() };
     let mut client = EnrolmentClient::new(running.remote(Some(&credentials)));
-    assert_eq!(within(client.renew(renew)).await.expect_err("refused").code(), Code::Unauthenticated);
+    assert_eq!(within(client.renew(renew)).await.expect_err("refused").code(), Code::PermissionDenied);
     let again = v1::CreateJoinTokenRequest { name: "w".to_owned(), ..Default::default() };
     let status = within(AdminClient::new(running.local()).create_join_token(again)).await;
     assert_eq!(status.expect_err("for ever").code(), Code::PermissionDenied);
@@ -145,12 +145,14 @@ async fn a_revoked_client_is_cut_off_whatever_it_had() {
     }
     let request = v1::RevokeClientRequest { name: "ci".to_owned() };
     within(AdminClient::new(running.local()).revoke_client(request)).await.expect("this user may");
-    for stream in [&mut by_certificate, &mut by_token] {
+    // A token of somebody revoked is forgotten: it is like one that never was.
+    let codes = [Code::PermissionDenied, Code::Unauthenticated];
+    for (stream, code) in [&mut by_certificate, &mut by_token].into_iter().zip(codes) {
         let status = within(stream.message()).await.expect_err("cut");
-        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+        assert_eq!(status.code(), code, "{status}");
     }
     assert_eq!(list_runs(running.remote(None), Some(&token)).await, Code::Unauthenticated);
-    assert_eq!(list_runs(running.remote(Some(&certificate)), None).await, Code::Unauthenticated);
+    assert_eq!(list_runs(running.remote(Some(&certificate)), None).await, Code::PermissionDenied);
 }
 
 #[tokio::test]
