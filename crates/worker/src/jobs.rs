@@ -133,7 +133,9 @@ mod tests {
     async fn a_job_that_is_given_twice_runs_once() {
         let mut jobs = Jobs::default();
         jobs.start(JobId::Lease(7), 8, std::future::pending(), async {});
-        jobs.start(JobId::Lease(7), 8, async { panic!("a second time") }, async {});
+        let (ran, second) = oneshot::channel();
+        jobs.start(JobId::Lease(7), 8, async move { ran.send(()).expect("somebody waits") }, async {});
+        assert!(second.await.is_err(), "dropped unused");
         assert_eq!(jobs.cancel_all(), [(JobId::Lease(7), 8)]);
         assert!(jobs.is_empty());
     }

@@ -7,6 +7,7 @@ use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
 use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::worker_message::Message as FromWorker;
+use fleet_worker::{Stop, Worker};
 use tonic::Status;
 
 use crate::relay::Relay;
@@ -58,6 +59,31 @@ async fn a_result_survives_the_workers_end_and_nothing_is_built_again() {
     assert_eq!(daemon.journal().lines(), ["started"]);
     driven.acknowledge().await;
     driven.beat(|beat| beat.spooled == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_survives_a_start_while_the_coordinator_is_away() {
+    let daemon = NixDaemon::start_default();
+    let mut driven = Driven::start(&daemon, &[]).await;
+    let first = driven.build(&step(&daemon, &script("result", "echo made > $out"))).await;
+    driven.stop();
+    assert!(driven.ended().await.is_ok());
+
+    let socket = daemon.scratch().join("second");
+    let mut coordinator = Scripted::listen(&socket);
+    let prepared = Worker::prepare(config(&daemon)).await.expect("the worker finds its daemon");
+    let stop = Stop::default();
+    let worker = tokio::spawn(prepared.run(link_to(&socket), stop.clone()));
+    for _ in 0..2 {
+        // Without a welcome nobody has said how long it may be away.
+        coordinator.knock().await;
+        assert_eq!(coordinator.holds(), [1]);
+        coordinator.close();
+    }
+    coordinator.meet(welcome()).await;
+    assert_eq!(coordinator.hear_lease(1).await.report, first.report);
+    stop.at_once.cancel();
+    assert!(worker.await.expect("no panic").is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +141,11 @@ async fn an_evaluation_ends_with_its_session() {
     // Anything of the first job would be heard here, and is not expected.
     let told = driven.evaluate(2, &flake, eval(&["a"])).await;
     assert_eq!(told.finished.failure, None);
-    assert_eq!(told.derivations.len(), 1, "a new session is told everything");
+    assert_eq!(told.derivations.len(), 1);
+    driven.close();
+    driven.meet(welcome()).await;
+    let again = driven.evaluate(3, &flake, eval(&["a"])).await;
+    assert_eq!(again.derivations.len(), 1, "a new session is told everything anew");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -220,12 +220,15 @@ impl Scripted {
 
     /// The next heartbeat that is as wanted.
     pub(crate) async fn beat(&mut self, wanted: impl Fn(&v1::Heartbeat) -> bool) -> v1::Heartbeat {
-        loop {
-            match self.hear_any().await {
-                FromWorker::Heartbeat(beat) if wanted(&beat) => return beat,
-                _ => {}
+        within(async {
+            loop {
+                match self.hear_any().await {
+                    FromWorker::Heartbeat(beat) if wanted(&beat) => return beat,
+                    _ => {}
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next message, whatever it is.
