@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fleet_nix::daemon::{BuildVerdict, DaemonError, Substitute};
 use fleet_nix::derivation::{BasicDerivation, DerivationError};
@@ -22,6 +22,10 @@ use crate::outcome::Outcome;
 use crate::step_log::StepLog;
 use crate::transfer::{self, Right, TransferError};
 use crate::witness::Witness;
+
+/// How often outputs are deleted that something still holds, and how long that is waited for.
+const DELETE_TRIES: u32 = 8;
+const DELETE_REST: Duration = Duration::from_millis(250);
 
 /// Why an attempt has no outputs.
 #[derive(Debug, Error)]
@@ -185,17 +189,29 @@ async fn accept(
     Ok(made)
 }
 
-/// Takes outputs out of the store, where nothing holds them.
+/// Takes outputs out of the store. The daemon's process that built them holds them for a moment longer, and the
+/// planner, where it asked for them, until it is told not to.
 async fn discard(context: &Context, outputs: &BTreeMap<OutputName, StorePath>) {
-    let deleted = async {
-        let mut lane = context.lanes.take(Purpose::Substitute).await?;
-        lane.daemon.delete_paths(&outputs.values().cloned().collect()).await?;
-        context.lanes.give_back(lane);
-        Ok::<(), DaemonError>(())
-    };
-    if let Err(error) = deleted.await {
-        tracing::warn!(%error, "outputs that a full disk may have spoilt cannot be deleted: they are not used");
+    let paths = outputs.values().cloned().collect();
+    let mut tries = 1;
+    while let Err(error) = delete(context, &paths).await {
+        if tries == DELETE_TRIES {
+            tracing::warn!(%error, "outputs that a full disk may have spoilt cannot be deleted: they are not used");
+            return;
+        }
+        tries += 1;
+        if let Err(error) = context.planner.lock().await.let_go().await {
+            tracing::debug!(%error, "the planner cannot be connected again");
+        }
+        tokio::time::sleep(DELETE_REST).await;
     }
+}
+
+async fn delete(context: &Context, paths: &BTreeSet<StorePath>) -> Result<(), DaemonError> {
+    let mut lane = context.lanes.take(Purpose::Substitute).await?;
+    lane.daemon.delete_paths(paths).await?;
+    context.lanes.give_back(lane);
+    Ok(())
 }
 
 async fn end_orphans(context: &Context, drv: &StorePath, work: &v1::StepWork) -> String {

@@ -117,10 +117,20 @@ impl Planner {
                 planned => return planned,
             }
         }
+        self.connect_again().await?;
+        self.plan_once(asker, toplevel).await
+    }
+
+    /// Gives up its roots, which hold every path that it asked for, outputs that were made since as well.
+    pub(crate) async fn let_go(&mut self) -> Result<(), DaemonError> {
+        self.connect_again().await
+    }
+
+    async fn connect_again(&mut self) -> Result<(), DaemonError> {
         let mut daemon = Daemon::connect(&self.address).await?;
         daemon.set_options(&Settings::for_substituting(daemon.trust())).await?;
         self.daemon = daemon;
-        self.plan_once(asker, toplevel).await
+        Ok(())
     }
 
     /// The coordinator was sent these.
