@@ -10,9 +10,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, [&root])?;
     let kept = std::path::Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(kept, descriptors.encode_to_vec())?;
+    // A message's name leads to its description.
+    let mut names = tonic_prost_build::Config::new();
+    names.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::codec::StrictCodec")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, names)?;
     Ok(())
 }

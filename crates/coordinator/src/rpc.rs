@@ -13,7 +13,7 @@ pub(crate) use admin::{AdminService, MAX_ADMIN};
 pub(crate) use chunks::ChunksService;
 pub(crate) use enrolment::{EnrolmentService, Failures, MAX_ENROLMENT};
 pub(crate) use paths::{Claim, PathsService, Right};
-pub(crate) use runs::RunsService;
+pub(crate) use runs::{MAX_SELECTOR, RunsService};
 pub(crate) use workers::WorkersService;
 
 use fleet_identity::{Answer, Request as Change};

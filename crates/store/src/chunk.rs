@@ -2,7 +2,7 @@
 //! changing any of them loses all deduplication against older chunks, so a golden test pins them.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 
 use bytes::Bytes;
 use fastcdc::v2020::StreamCDC;
@@ -98,8 +98,12 @@ pub fn seal_frame(chunk: &RawChunk) -> Result<Bytes, ChunkError> {
 
 /// The bytes of a frame, checked against its name. Never allocates more than [`MAX_CHUNK`].
 pub fn open_frame(digest: Digest, frame: &[u8]) -> Result<Vec<u8>, ChunkError> {
-    let data =
-        zstd::bulk::decompress(frame, MAX_CHUNK).map_err(|source| ChunkError::BadFrame { digest, source })?;
+    let bad_frame = |source| ChunkError::BadFrame { digest, source };
+    // The library would go on with whatever follows, and skip what it does not know.
+    if zstd::zstd_safe::find_frame_compressed_size(frame).is_ok_and(|length| length != frame.len()) {
+        return Err(bad_frame(io::Error::new(io::ErrorKind::InvalidData, "something follows the frame")));
+    }
+    let data = zstd::bulk::decompress(frame, MAX_CHUNK).map_err(bad_frame)?;
     let actual = Digest::of(&data);
     if actual == digest { Ok(data) } else { Err(ChunkError::Mismatch { expected: digest, actual }) }
 }

@@ -3,10 +3,13 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::bytes::Buf;
+use prost::{Message, Name};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
+
+use crate::entries;
 
 /// The codec of all services.
 #[derive(Clone, Debug)]
@@ -21,7 +24,7 @@ impl<T, U> Default for StrictCodec<T, U> {
 impl<T, U> Codec for StrictCodec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
@@ -41,11 +44,14 @@ where
 #[derive(Clone, Debug)]
 pub struct StrictDecoder<U>(PhantomData<U>);
 
-impl<U: Message + Default> Decoder for StrictDecoder<U> {
+impl<U: Message + Name + Default> Decoder for StrictDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // All of it is there, in one piece.
+        entries::check(&U::full_name(), bytes.chunk())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         U::decode(bytes).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }

@@ -87,7 +87,10 @@ fn source(source: &v1::Source) -> Result<SourceId, WireError> {
     if !manifest.chunks.iter().all(whole) || size != source.nar_size {
         return Err(WireError::Invalid("source.manifest"));
     }
-    let plain = |part: &str| !matches!(part, "" | "." | "..");
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
+    if source.subdir.len() > MAX_NAME {
+        return Err(WireError::TooLarge("source.subdir"));
+    }
     if !source.subdir.is_empty() && !source.subdir.split('/').all(plain) {
         return Err(WireError::Invalid("source.subdir"));
     }

@@ -4,6 +4,8 @@
 //! well formed; [`to_wire`] is total. Nothing here decides anything.
 
 pub mod codec;
+mod entries;
+pub use entries::{MAX_ENTRIES, TooManyEntries};
 pub use fleet_core::EARLIER_CAUSE;
 
 pub mod from_wire;

@@ -11,10 +11,10 @@ use fleet_identity::oidc::Verifier;
 use fleet_identity::{ClientToken, Identity, Kind, Refused, unix_now};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use tonic::{Code, Status};
 
 use super::table::{Denied, find};
 use super::{Caller, Directory};
@@ -171,6 +171,14 @@ fn counted_as(caller: &Caller, peer: &Peer) -> Option<String> {
     }
 }
 
+/// Our services never answer INTERNAL. Where tonic does so in their place, the caller's bytes are no messages.
+fn blame_caller(answer: Response<Body>) -> Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(error) if error.code() == Code::Internal => status::of_peer(error).into_http(),
+        _ => answer,
+    }
+}
+
 /// Services behind a gatekeeper.
 #[derive(Clone, Debug)]
 pub(crate) struct Access<S> {
@@ -211,7 +219,7 @@ where
                 answer = services.call(request) => answer?,
                 why = stream.ended() => return Ok(why.into_http()),
             };
-            Ok(answer.map(|body| Body::new(Endable::new(body, Direction::Response, stream))))
+            Ok(blame_caller(answer).map(|body| Body::new(Endable::new(body, Direction::Response, stream))))
         })
     }
 }

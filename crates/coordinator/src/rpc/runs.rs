@@ -22,6 +22,9 @@ const OUTBOUND: usize = 256;
 const MAX_LISTED: u32 = 1_000;
 const LISTED: u32 = 50;
 
+/// Longest selector of a question, bytes.
+pub(crate) const MAX_SELECTOR: usize = 1024;
+
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service `fleet.v1.Runs`.
@@ -103,9 +106,12 @@ impl v1::runs_server::Runs for RunsService {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
+        let selector = request.selector.trim_end_matches('/').to_owned();
+        if selector.is_empty() || selector.len() > MAX_SELECTOR {
+            return Err(status::bad_selector());
+        }
         let (logs, index) = (self.logs.directory().to_owned(), self.index_dir.clone());
         self.logs.flush().await;
-        let selector = request.selector.trim_end_matches('/').to_owned();
         let wanted = Wanted { run: request.run, selector, attempt: request.attempt };
         let found = tokio::task::spawn_blocking(move || find_log(&logs, &index, &wanted))
             .await

@@ -43,6 +43,11 @@ pub(crate) fn unknown_selector(selector: &str) -> Status {
     Status::not_found(format!("no live run has a host or step {selector}"))
 }
 
+/// Nothing can be called like this.
+pub(crate) fn bad_selector() -> Status {
+    Status::invalid_argument("a selector is a host's name or a derivation")
+}
+
 pub(crate) fn unknown_worker(name: &str) -> Status {
     Status::not_found(format!("there is no worker {name}"))
 }

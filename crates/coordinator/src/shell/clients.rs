@@ -12,12 +12,10 @@ use super::round::Round;
 use super::runs::{RunState, Submission, without_manifests};
 use crate::access::Caller;
 use crate::feed::{Feed, Origin};
-use crate::rpc::status;
+use crate::rpc::{MAX_SELECTOR, status};
 
 /// Targets and steps that one question is answered for.
 const MAX_ANSWERS: usize = 64;
-/// Longest selector of a question, bytes.
-const MAX_SELECTOR: usize = 1024;
 
 impl Shell {
     /// Begins a run, or finds the one that the same key began.
@@ -78,7 +76,7 @@ impl Shell {
             if is_drv || before == "/nix/store" { base } else { &request.selector }
         });
         if selector.is_empty() || selector.len() > MAX_SELECTOR {
-            return Err(Status::invalid_argument("a selector is a host's name or a derivation"));
+            return Err(status::bad_selector());
         }
         let views = self.fleet.why(run, selector, MAX_ANSWERS);
         if views.is_empty() {

@@ -115,6 +115,19 @@ impl Running {
         write_file(self.directory.path(), more);
     }
 
+    /// What it has said and nobody waited for.
+    pub(crate) fn said_so_far(&self) -> String {
+        self.lines.try_iter().map(|line| line + "\n").collect()
+    }
+
+    /// The most memory that it ever had, KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill runs");
