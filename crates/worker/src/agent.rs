@@ -218,7 +218,8 @@ impl Agent {
 
     /// After so long the coordinator has given our leases to others.
     fn give_up_stale(&mut self) {
-        let limit = Duration::from_millis(self.context.presence.welcome().away_ms);
+        // Not welcomed yet: what an earlier start left may still be waited for. If it is not, we shall be told.
+        let Some(limit) = self.context.presence.away_limit() else { return };
         let is_stale = self.away.is_some_and(|since| since.elapsed() > limit);
         let held = self.holds();
         if is_stale && !held.is_empty() {

@@ -82,7 +82,11 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
         tracing::info!(name = %identity.identity()?.name, "this worker");
     }
     let link = Link::open(&settings.endpoint, credentials, Pings::default());
-    let worker = Worker::prepare(settings.config).await?;
+    let worker = tokio::select! {
+        worker = Worker::prepare(settings.config) => worker?,
+        // A daemon that does not answer must not keep this process.
+        () = stop.drain.cancelled() => return Ok(()),
+    };
     tracing::info!(coordinator = %settings.endpoint, "working");
     service::ready(&format!("working for {}", settings.endpoint));
     tokio::spawn(service::watchdog(|| async { true }));

@@ -64,7 +64,9 @@ impl Traces {
             return true;
         }
         let environment = read("environ");
+        // A person's shell has the same variables.
         contains(&environment, b"NIX_BUILD_TOP=")
+            && !contains(&environment, b"IN_NIX_SHELL=")
             && self.outputs.iter().any(|output| contains(&environment, output.as_bytes()))
     }
 }
@@ -218,6 +220,12 @@ mod tests {
         parent.wait().expect("it was ours");
         assert!(matches!(end(&traces).await, Ended::All(1..)));
         assert!(!exists(orphan) && exists(anothers));
+
+        let mut shell = std::process::Command::new("/bin/sh");
+        let (mut parent, persons) = builder(shell.env("IN_NIX_SHELL", "impure"), &store.print(&output), "");
+        parent.wait().expect("it was ours");
+        assert_eq!(find(&traces).len(), 0, "somebody works there");
+        kill_process(Pid::from_raw(persons).expect("a number"), Signal::KILL).expect("it was there");
 
         // A shell by another name: what is below it has somebody who cares.
         let directory = tempfile::tempdir().expect("a directory");

@@ -20,7 +20,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Presence {
     open: watch::Sender<Option<Outbox>>,
-    welcome: Mutex<v1::Welcome>,
+    welcome: Mutex<Option<v1::Welcome>>,
     beat: Mutex<Moment>,
 }
 
@@ -32,7 +32,7 @@ impl Presence {
 
     /// The coordinator welcomed this session.
     pub(crate) fn open(&self, outbox: Outbox, welcome: v1::Welcome) {
-        *lock(&self.welcome) = welcome;
+        *lock(&self.welcome) = Some(welcome);
         *lock(&self.beat) = Moment::now();
         self.open.send_replace(Some(outbox));
     }
@@ -44,7 +44,12 @@ impl Presence {
 
     /// What the coordinator said last in welcome.
     pub(crate) fn welcome(&self) -> v1::Welcome {
-        *lock(&self.welcome)
+        lock(&self.welcome).unwrap_or_default()
+    }
+
+    /// How long a worker may be away before others have its leases; unknown before the first welcome.
+    pub(crate) fn away_limit(&self) -> Option<Duration> {
+        lock(&self.welcome).map(|welcome| Duration::from_millis(welcome.away_ms))
     }
 
     /// We run; false if we stood still for so long that the session cannot be trusted.
@@ -82,7 +87,7 @@ impl Presence {
 
     /// Whether we have run without a pause.
     pub(crate) fn is_fresh(&self) -> bool {
-        let agreed = Duration::from_millis(lock(&self.welcome).heartbeat_ms.into());
+        let agreed = Duration::from_millis(self.welcome().heartbeat_ms.into());
         let pause = if agreed.is_zero() { PAUSE } else { PAUSE.min(2 * agreed).max(SHORTEST_PAUSE) };
         self.last_beat().elapsed() < pause
     }

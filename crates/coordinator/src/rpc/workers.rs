@@ -50,9 +50,14 @@ impl v1::workers_server::Workers for WorkersService {
         let ending = Ending::new();
         let joining = Joining { hello, identity, outbound: commands, ending: ending.clone() };
         self.shell.send(Input::Join(Box::new(joining), reply)).await.map_err(|_| status::stopping())?;
-        let seat = answer.await.map_err(|_| status::stopping())??;
         let (shell, heard) = (self.shell.clone(), ending.clone());
+        let (seated, entered) = oneshot::channel();
+        // A task from here on: a caller that goes while it waits must not leave a session that nobody listens to.
         tokio::spawn(async move {
+            let seat = answer.await.unwrap_or_else(|_| Err(status::stopping()));
+            // Who has gone is heard of below.
+            let _ = seated.send(seat.as_ref().map(drop).map_err(Status::clone));
+            let Ok(seat) = seat else { return };
             let result = tokio::select! {
                 result = listen(seat, &mut inbound, &shell) => result,
                 // It was cut from here: nothing it says is heard any more.
@@ -63,6 +68,7 @@ impl v1::workers_server::Workers for WorkersService {
             // The shell may be gone already.
             let _ = shell.send(Input::Left(seat.session, reason)).await;
         });
+        entered.await.map_err(|_| status::stopping())??;
         Ok(Response::new(Box::pin(outbound(outbox, ending))))
     }
 }

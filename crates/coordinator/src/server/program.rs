@@ -1,5 +1,6 @@
 //! The coordinator as a program: sockets, signals, the service manager and the settings around the services.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use fleet_identity::oidc::{SourceError, Verifier};
 use fleet_identity::tls::{ServerTls, TlsError};
 use fleet_telemetry::{service, with_causes};
 use thiserror::Error;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -86,11 +88,14 @@ struct Reloading {
     admission: Admission,
     failures: Arc<Failures>,
     gatekeeper: Option<Gatekeeper>,
+    /// SIGHUPs since the program listens: one that comes before it serves is heard when it does.
+    signals: Signal,
 }
 
 impl Program {
     /// Reads the settings and listens; whoever comes is told that nothing is served yet.
     pub async fn listen(layers: Layers) -> Result<Self, ProgramError> {
+        let signals = service::reload_signals().map_err(ProgramError::Signals)?;
         let settings = layers.resolve()?;
         let config = &settings.config;
         create_private(&config.state_dir)?;
@@ -123,7 +128,9 @@ impl Program {
         let server = tokio::spawn(http::serve(gate.clone(), connections, audience, streams, stop));
         let failures = Arc::new(Failures::new(config.server.max_failed_enrolments));
         let material = Arc::new(ArcSwap::from_pointee(material));
-        let reloading = Reloading { layers, settings, material, tls, admission, failures, gatekeeper: None };
+        let gatekeeper = None;
+        let reloading =
+            Reloading { layers, settings, material, tls, admission, failures, gatekeeper, signals };
         Ok(Self { reloading, gate, health, socket, address, accepting, server, stop_server })
     }
 
@@ -153,7 +160,7 @@ impl Program {
             () = coordinator.stopped() => Err(ServeError::Stopped.into()),
             // It ends only when it is told to, or fails.
             _ = &mut self.server => Err(ServeError::Stopped.into()),
-            error = self.reloading.when_told() => Err(error),
+            never = self.reloading.when_told() => match never {},
         };
         drop((looking_after, watchdog));
         self.end(&gatekeeper).await;
@@ -219,16 +226,11 @@ impl Program {
 }
 
 impl Reloading {
-    /// Exchanges what can be exchanged, at each SIGHUP, and makes the server's certificate again in time. Ends only
-    /// when signals cannot be had.
-    async fn when_told(&mut self) -> ProgramError {
-        let mut signals = match service::reload_signals() {
-            Ok(signals) => signals,
-            Err(error) => return ProgramError::Signals(error),
-        };
+    /// Exchanges what can be exchanged, at each SIGHUP, and makes the server's certificate again in time.
+    async fn when_told(&mut self) -> Infallible {
         loop {
             let told = tokio::select! {
-                told = signals.recv() => told,
+                told = self.signals.recv() => told,
                 () = tokio::time::sleep(RENEW_AFTER) => None,
             };
             if told.is_none() {

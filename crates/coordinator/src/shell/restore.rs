@@ -57,7 +57,7 @@ impl Gathered {
     fn add(&mut self, kept: Kept) -> Result<(), String> {
         match kept {
             Kept::Core(record) => self.record(*record)?,
-            Kept::Run(name, run) => _ = self.runs.insert(RunId(run.run), (name, *run)),
+            Kept::Run(name, run) => self.run(name, *run),
             Kept::Event(run, event) => {
                 let events = self.events.entry(run).or_default();
                 if event.sequence != events.len() as u64 + 1 {
@@ -71,6 +71,14 @@ impl Gathered {
             Kept::Identity(record) => self.registry.apply(record),
         }
         Ok(())
+    }
+
+    /// A key that was used again after its run was forgotten names another run: what stands before was of the first.
+    fn run(&mut self, name: String, run: KeptRun) {
+        if self.events.insert(name.clone(), Vec::new()).is_some() {
+            self.runs.retain(|_, (earlier, _)| *earlier != name);
+        }
+        self.runs.insert(RunId(run.run), (name, run));
     }
 
     /// Fills in what was left out because it follows from the derivations.

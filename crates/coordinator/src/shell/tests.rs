@@ -429,6 +429,29 @@ async fn compaction_keeps_what_may_be_asked_for_and_forgets_the_rest() {
 }
 
 #[tokio::test]
+async fn a_key_that_outlived_its_run_begins_another_and_a_restart_tells_them_apart() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let store = MemoryStore::default();
+    let mut inside = Inside::join(shell(&store, &Arc::default(), directory.path()).await).await;
+    let name = inside.submit("k").await;
+    inside.cancel(&name).await;
+    for number in 0.. {
+        if inside.shell.feeds.get(&name).is_none() {
+            break;
+        }
+        let other = inside.submit(&format!("other-{number}")).await;
+        inside.cancel(&other).await;
+    }
+    assert_eq!(inside.submit("k").await, name);
+    let events = inside.shell.feeds.get(&name).expect("a feed").all();
+    drop(inside);
+    let shell = shell(&store, &Arc::default(), directory.path()).await;
+    let restored = shell.feeds.get(&name).expect("it is remembered").all();
+    assert_eq!(restored[..events.len()], events);
+    assert_eq!(shell.runs.live().len(), 1);
+}
+
+#[tokio::test]
 async fn a_run_is_cancelled_by_its_owner_or_an_administrator_and_its_key_is_its_owners() {
     let stage = Stage::new().await;
     let client = |name: &str, role| {

@@ -27,6 +27,7 @@ async fn a_standby_takes_over_when_the_active_one_ends() {
     assert_eq!(check_health(standby.remote(None)).await.expect("anyone may ask"), not_serving);
     let channel = standby.remote(None);
     assert_eq!(list_runs(channel.clone(), Some(&token)).await, Code::Unavailable);
+    standby.signal("HUP");
     active.signal("TERM");
     assert_eq!(active.end().code(), Some(0));
     standby.wait_for("listening");
