@@ -81,19 +81,45 @@ async fn ask_for_evaluators(connection: Connection) -> Option<String> {
     let mut request = tonic::Request::new(v1::StatusRequest {});
     request.set_timeout(AGAIN);
     let status = connection.runs().status(request).await.ok()?.into_inner();
-    without_evaluator(&status).map(str::to_owned)
+    without_evaluator(&status)
 }
 
-fn without_evaluator(status: &v1::StatusReply) -> Option<&'static str> {
-    let connected: Vec<_> = status.workers.iter().filter(|worker| worker.state == "connected").collect();
-    match connected.as_slice() {
-        _ if status.evals_waiting == 0 => None,
-        [] => Some("waiting for a worker to evaluate: none is connected"),
-        workers if workers.iter().all(|worker| worker.eval_slots == 0) => {
-            Some("waiting for a worker to evaluate: none of those connected does")
-        }
-        _ => Some("waiting for a worker to evaluate: all are at work"),
+fn without_evaluator(status: &v1::StatusReply) -> Option<String> {
+    if status.evals_waiting == 0 {
+        return None;
     }
+    let evaluates = |worker: &&v1::WorkerStatus| worker.eval_slots > 0;
+    let takes_work = |worker: &&v1::WorkerStatus| worker.state == "connected" && worker.reason.is_empty();
+    let kept: Vec<String> =
+        status.workers.iter().filter(evaluates).filter(|worker| !takes_work(worker)).map(standing).collect();
+    let what = if status.workers.iter().filter(evaluates).any(|worker| takes_work(&worker)) {
+        "all are at work".to_owned()
+    } else if kept.is_empty() {
+        let connected = status.workers.iter().any(|worker| worker.state == "connected");
+        if connected { "none of those connected does" } else { "none is connected" }.to_owned()
+    } else {
+        listed(kept)
+    };
+    Some(format!("waiting for a worker to evaluate: {what}"))
+}
+
+fn standing(worker: &v1::WorkerStatus) -> String {
+    let (name, state) = (visible(&worker.name), visible(&worker.state));
+    if worker.reason.is_empty() {
+        format!("{name} is {state}")
+    } else {
+        format!("{name} is {state}: {}", visible(&worker.reason))
+    }
+}
+
+/// The first few, and how many there are beside them.
+fn listed(mut all: Vec<String>) -> String {
+    let more = all.len().saturating_sub(MAX_REJECTIONS);
+    all.truncate(MAX_REJECTIONS);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
 }
 
 async fn ask_why(connection: Connection, run: String, selector: String) -> Option<String> {
@@ -109,14 +135,13 @@ fn sentence(why: &v1::Why) -> Option<String> {
         return None;
     }
     let mut sentence = format!("{}: {}", visible(&why.subject), visible(&why.state));
-    let reasons = why.rejections.iter().take(MAX_REJECTIONS);
-    let mut reasons: Vec<String> =
-        reasons.map(|said| format!("{} {}", visible(&said.worker), visible(&said.reason))).collect();
-    if why.rejections.len() > MAX_REJECTIONS {
-        reasons.push(format!("and {} more", why.rejections.len() - MAX_REJECTIONS));
-    }
+    let reasons: Vec<String> = why
+        .rejections
+        .iter()
+        .map(|said| format!("{} {}", visible(&said.worker), visible(&said.reason)))
+        .collect();
     if !reasons.is_empty() {
-        let _ = write!(sentence, " ({})", reasons.join(", "));
+        let _ = write!(sentence, " ({})", listed(reasons));
     }
     Some(sentence)
 }
@@ -148,13 +173,15 @@ mod tests {
         let told = |workers: &[v1::WorkerStatus]| {
             let (workers, evals_waiting) = (workers.to_vec(), 1);
             without_evaluator(&v1::StatusReply { workers, evals_waiting, ..v1::StatusReply::default() })
+                .expect("it waits")
         };
-        assert_eq!(told(&[worker("away", 2)]), Some("waiting for a worker to evaluate: none is connected"));
+        assert!(told(&[]).ends_with("to evaluate: none is connected"));
         let builder = worker("connected", 0);
-        assert!(told(std::slice::from_ref(&builder)).is_some_and(|text| text.ends_with("none of those connected does")));
-        assert!(
-            told(&[builder, worker("connected", 2)]).is_some_and(|text| text.ends_with("all are at work"))
-        );
+        assert!(told(std::slice::from_ref(&builder)).ends_with("none of those connected does"));
+        assert!(told(&[builder, worker("connected", 2), worker("away", 2)]).ends_with("all are at work"));
+        let drained =
+            v1::WorkerStatus { name: "b1".into(), reason: "new\x1b[2J disk".into(), ..worker("drained", 2) };
+        insta::assert_snapshot!(told(&[drained]), @r"waiting for a worker to evaluate: b1 is drained: new\u{1b}[2J disk");
         assert_eq!(without_evaluator(&v1::StatusReply::default()), None);
     }
 
