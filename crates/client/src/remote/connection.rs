@@ -13,15 +13,15 @@ use fleet_wire::v1::chunks_client::ChunksClient;
 use fleet_wire::v1::runs_client::RunsClient;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Channel, Uri};
 
 use super::credentials::{Bearer, CredentialError, Credentials};
 use super::endpoint::Endpoint;
+use super::explained::Explained;
 use super::tls::{self, Handshake};
-use super::witness::{Telling, Watched, Witness};
 
 /// From the first packet to the end of the handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -29,13 +29,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
+/// A certificate is looked at right after the handshake.
+const REFUSED_WITHIN: Duration = Duration::from_secs(3);
+
 /// What clients of services stand on.
-pub type Link = InterceptedService<Telling, Bearer>;
+pub type Link = InterceptedService<Explained, Bearer>;
 
 /// Leads to a coordinator; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    channel: Telling,
+    channel: Explained,
     bearer: Bearer,
 }
 
@@ -80,16 +83,15 @@ pub enum ReachError {
 impl Connection {
     /// To a coordinator in this process.
     pub fn in_memory(channel: Channel) -> Self {
-        Self { channel: Telling { channel, witness: Witness::default() }, bearer: Bearer::default() }
+        Self { channel: Explained::new(channel, None), bearer: Bearer::default() }
     }
 
     /// To a coordinator elsewhere; must be called in a runtime. Nothing is sent yet.
     pub fn open(endpoint: &Endpoint, credentials: &Credentials) -> Self {
         let uri = endpoint.uri().unwrap_or_else(|| Uri::from_static("https://coordinator"));
-        let witness = Witness::default();
+        let way = Way { endpoint: endpoint.clone(), credentials: credentials.clone() };
         let connector = tower::service_fn({
-            let (endpoint, credentials) = (endpoint.clone(), credentials.clone());
-            let way = Way { endpoint, credentials, witness: witness.clone() };
+            let way = way.clone();
             move |_| {
                 let way = way.clone();
                 async move { way.connect().await.map(TokioIo::new) }
@@ -102,7 +104,8 @@ impl Connection {
             .connect_with_connector_lazy(connector);
         // A socket knows its peers by their user: tokens stay at home.
         let token = credentials.token.clone().filter(|_| !matches!(endpoint, Endpoint::Unix(_)));
-        Self { channel: Telling { channel, witness }, bearer: Bearer::new(token) }
+        let way = Some(way).filter(|_| credentials.certificate.is_some());
+        Self { channel: Explained::new(channel, way), bearer: Bearer::new(token) }
     }
 
     /// Runs, their events and their logs.
@@ -129,11 +132,11 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-#[derive(Clone)]
-struct Way {
+/// Where to, and as whom.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
     endpoint: Endpoint,
     credentials: Credentials,
-    witness: Witness,
 }
 
 impl Way {
@@ -159,10 +162,7 @@ impl Way {
         let unknown = |source| ReachError::Resolve { host: host.to_owned(), source: Arc::new(source) };
         drop(tokio::net::lookup_host((host, port)).await.map_err(unknown)?);
         match dial(config, host, port, CONNECT_WITHIN).await {
-            Ok(stream) => {
-                let (endpoint, witness) = (self.endpoint.to_string(), self.witness.clone());
-                Ok(Box::new(Watched { stream, endpoint, own, witness, heard: false }))
-            }
+            Ok(stream) => Ok(Box::new(stream)),
             Err(DialError::BadName(host)) => {
                 let source = Arc::new(io::Error::from(io::ErrorKind::InvalidInput));
                 Err(ReachError::Resolve { host, source })
@@ -177,6 +177,17 @@ impl Way {
                 }
             }
         }
+    }
+
+    /// Connects without a word and listens: whoever refuses our certificate says so. Nothing if that is not it.
+    pub(super) async fn refusal(&self) -> Option<ReachError> {
+        let listening = async {
+            let own = tls::handshake(&self.credentials).ok()?.own;
+            let error = self.connect().await.ok()?.read_u8().await.err()?;
+            let source = explain(&error, own.as_ref(), fleet_identity::unix_now())?;
+            Some(ReachError::Tls { endpoint: self.endpoint.to_string(), source })
+        };
+        tokio::time::timeout(REFUSED_WITHIN, listening).await.ok()?
     }
 
     fn refused(&self, source: io::Error) -> ReachError {

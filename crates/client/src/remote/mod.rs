@@ -5,12 +5,12 @@
 mod connection;
 mod credentials;
 mod endpoint;
+mod explained;
 mod tls;
 mod trouble;
-mod witness;
 
 pub use connection::{Connection, Link, ReachError};
 pub use credentials::{CertificateFiles, CredentialError, Credentials, Secret, TokenSource};
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError};
+pub use explained::Explained;
 pub use trouble::{Trouble, reason};
-pub use witness::{Telling, Witness};
