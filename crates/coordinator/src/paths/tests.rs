@@ -203,7 +203,7 @@ async fn what_a_worker_claims_is_not_believed() {
             with(&|path, _| {
                 chunk(path, &|chunks| {
                     (chunks[0].size, chunks[1].size) = (chunks[0].size - 1, chunks[1].size + 1);
-                })
+                });
             }),
         ),
         (
@@ -212,7 +212,7 @@ async fn what_a_worker_claims_is_not_believed() {
                 chunk(path, &|chunks| {
                     let first = chunks.remove(0);
                     chunks.push(first);
-                })
+                });
             }),
         ),
     ];
