@@ -391,36 +391,13 @@ async fn session(
     Ok(())
 }
 
-#[tokio::test]
-async fn a_worker_that_speaks_nonsense_loses_its_session() {
-    let running = Running::start();
-    let channel = running.remote(Some(&running.enrolled("w").await));
-    type Hellos = (fn(&mut v1::Hello), Code, &'static str);
-    let hellos: [Hellos; 9] = [
-        (|hello| hello.name = "other".to_owned(), Code::PermissionDenied, "another name"),
-        (|hello| hello.name = "w\n".to_owned(), Code::PermissionDenied, "another name"),
-        (|hello| hello.systems = vec!["s".to_owned(); 65], Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.emulated_systems = vec!["s".to_owned(); 65], Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.features = vec!["f".to_owned(); 257], Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.mandatory_features = vec!["f".repeat(257)], Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.instance_id = "i".repeat(257), Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.boot_id = "i".repeat(257), Code::InvalidArgument, "hello.systems"),
-        (|hello| hello.holds = vec![v1::HeldLease::default(); 4_097], Code::InvalidArgument, "hello.holds"),
-    ];
-    for (change, code, fragment) in hellos {
-        let mut hello = hello();
-        change(&mut hello);
-        let what = format!("{hello:.200?}");
-        assert_refused(session(&channel, vec![Message::Hello(hello)], pending()), code, fragment, &what)
-            .await;
-    }
-    let early = session(&channel, vec![Message::Heartbeat(v1::Heartbeat::default())], pending());
-    assert_refused(early, Code::FailedPrecondition, "is a hello", "no hello").await;
+/// What ends a session that had a good hello.
+fn bad_messages() -> [(Message, Code, &'static str); 11] {
     let bad_host = Some(v1::Host { name: "h".to_owned(), kind: 99 });
     let long_host = v1::Host { name: "h".repeat(1025), kind: 1 };
     let outside = "/etc/passwd".to_owned();
     let derivation = |drv: &str| v1::Derivation { drv: drv.to_owned(), ..v1::Derivation::default() };
-    let said: [(Message, Code, &str); 11] = [
+    [
         (Message::Hello(hello()), Code::FailedPrecondition, "one hello"),
         (Message::HostStarted(v1::HostStarted::default()), Code::InvalidArgument, "field host"),
         (
@@ -461,8 +438,35 @@ async fn a_worker_that_speaks_nonsense_loses_its_session() {
             Code::InvalidArgument,
             "",
         ),
+    ]
+}
+
+#[tokio::test]
+async fn a_worker_that_speaks_nonsense_loses_its_session() {
+    type Hellos = (fn(&mut v1::Hello), Code, &'static str);
+    let running = Running::start();
+    let channel = running.remote(Some(&running.enrolled("w").await));
+    let hellos: [Hellos; 9] = [
+        (|hello| hello.name = "other".to_owned(), Code::PermissionDenied, "another name"),
+        (|hello| hello.name = "w\n".to_owned(), Code::PermissionDenied, "another name"),
+        (|hello| hello.systems = vec!["s".to_owned(); 65], Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.emulated_systems = vec!["s".to_owned(); 65], Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.features = vec!["f".to_owned(); 257], Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.mandatory_features = vec!["f".repeat(257)], Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.instance_id = "i".repeat(257), Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.boot_id = "i".repeat(257), Code::InvalidArgument, "hello.systems"),
+        (|hello| hello.holds = vec![v1::HeldLease::default(); 4_097], Code::InvalidArgument, "hello.holds"),
     ];
-    for (message, code, fragment) in said {
+    for (change, code, fragment) in hellos {
+        let mut hello = hello();
+        change(&mut hello);
+        let what = format!("{hello:.200?}");
+        assert_refused(session(&channel, vec![Message::Hello(hello)], pending()), code, fragment, &what)
+            .await;
+    }
+    let early = session(&channel, vec![Message::Heartbeat(v1::Heartbeat::default())], pending());
+    assert_refused(early, Code::FailedPrecondition, "is a hello", "no hello").await;
+    for (message, code, fragment) in bad_messages() {
         let what = format!("{message:.200?}");
         let said = vec![Message::Hello(hello()), message];
         assert_refused(session(&channel, said, pending()), code, fragment, &what).await;
