@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use fleet_testkit::{DaemonOptions, Direction, FaultProxy};
 use fleet_tests::{Farm, FarmOptions};
 
 use super::{Flake, SYSTEM, starts, taking, wait_for_build};
@@ -73,8 +74,8 @@ impl Clocks {
     }
 }
 
-/// A build goes on while this program's clock jumps forth and back, further than any of its leases lasts.
-fn jumps_cost_no_lease(program: &str) {
+#[test]
+fn a_worker_s_clock_that_jumps_costs_no_lease() {
     let place = fleet_testkit::short_temp_dir();
     let clocks = Clocks::make(place.path());
     let coordinator = "[workers]\naway = \"5s\"\nheartbeat = \"1s\"\n".to_owned();
@@ -85,7 +86,7 @@ fn jumps_cost_no_lease(program: &str) {
     let run = farm.fleetctl().args(["build", "--all-hosts", "--json"]).args([flake.path()]).start();
     wait_for_build(&farm, "only", "web");
     for seconds in [3600, 0, -3600, 0] {
-        clocks.set(program, seconds);
+        clocks.set("fleet-worker", seconds);
         std::thread::park_timeout(Duration::from_secs(2));
         assert_eq!(farm.listed("only")["state"], "connected", "{seconds} s ahead");
     }
@@ -96,13 +97,30 @@ fn jumps_cost_no_lease(program: &str) {
 }
 
 #[test]
-fn a_coordinator_s_clock_that_jumps_costs_no_lease() {
-    jumps_cost_no_lease("fleet-coordinator");
-}
-
-#[test]
-fn a_worker_s_clock_that_jumps_costs_no_lease() {
-    jumps_cost_no_lease("fleet-worker");
+fn a_coordinator_s_clock_that_jumps_while_a_worker_is_away_costs_no_lease() {
+    let place = fleet_testkit::short_temp_dir();
+    let clocks = Clocks::make(place.path());
+    let coordinator = "[workers]\naway = \"2m\"\nheartbeat = \"1s\"\n".to_owned();
+    let environment = clocks.environment();
+    let mut farm = Farm::start(FarmOptions { coordinator, environment, ..FarmOptions::default() });
+    let proxy = FaultProxy::start(([127, 0, 0, 1], farm.port()).into());
+    let url = format!("https://localhost:{}", proxy.address().port());
+    farm.add_worker_at("far", SYSTEM, 1, &url, DaemonOptions::default());
+    let flake = Flake::of(&[("web", taking("web", 8))]);
+    let run = farm.fleetctl().args(["build", "--all-hosts", "--json"]).args([flake.path()]).start();
+    wait_for_build(&farm, "far", "web");
+    proxy.silence(Direction::Upstream);
+    proxy.silence(Direction::Downstream);
+    proxy.cut();
+    for seconds in [3600, 0, -3600, 0] {
+        std::thread::park_timeout(Duration::from_secs(1));
+        assert_eq!(farm.listed("far")["state"], "away", "{seconds} s ahead");
+        clocks.set("fleet-coordinator", seconds);
+    }
+    proxy.heal();
+    let outcome = run.finish();
+    outcome.expect_code(0);
+    assert_eq!(starts(&farm, "web"), 1, "{outcome}");
 }
 
 #[test]
