@@ -62,7 +62,10 @@ impl Graph {
     /// Where each node builds, by name, of those that say so.
     pub fn systems(&self) -> BTreeMap<String, String> {
         let text = |node: &Value, key: &str| node[key].as_str().map(str::to_owned);
-        self.nodes.iter().filter_map(|node| Some((text(node, "name")?, text(node, "replay_system")?))).collect()
+        self.nodes
+            .iter()
+            .filter_map(|node| Some((text(node, "name")?, text(node, "replay_system")?)))
+            .collect()
     }
 
     /// How long each builder waits, milliseconds.

@@ -245,7 +245,8 @@ fn socket_in(base: &Path) -> PathBuf {
 /// Starts the daemon by socket activation, which takes the socket as descriptor 3.
 fn spawn(installation: &NixInstallation, base: &Path, root: &Path) -> Child {
     let listener = UnixListener::bind(socket_in(base)).expect("the daemon's socket is bound");
-    let log = File::options().create(true).append(true).open(base.join("log")).expect("the daemon's log is made");
+    let log =
+        File::options().create(true).append(true).open(base.join("log")).expect("the daemon's log is made");
     let script = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --daemon"#;
     Command::new("/bin/sh")
         .args(["-c", script])
