@@ -66,6 +66,9 @@ fn main() -> ExitCode {
     })
 }
 
+/// Exit code of a worker that was told three times.
+const ABANDONED: i32 = 130;
+
 fn misused(error: &SettingsError) -> ExitCode {
     tracing::error!("{}", fleet_telemetry::with_causes(error));
     ExitCode::from(USAGE)
@@ -99,7 +102,7 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
 const ENROL: &str =
     "enrol this worker first: make a token with `fleetctl worker token`, then run `fleet-worker enroll`";
 
-/// The first SIGTERM or SIGINT drains, the second hands back.
+/// The first SIGTERM or SIGINT drains, the second hands back, the third ends the process as it is.
 fn stop_on_signals() -> std::io::Result<Stop> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = Stop::default();
@@ -113,6 +116,11 @@ fn stop_on_signals() -> std::io::Result<Stop> {
             service::stopping(what);
             token.cancel();
         }
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::process::exit(ABANDONED);
     });
     Ok(stop)
 }

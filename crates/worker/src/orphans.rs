@@ -157,7 +157,8 @@ fn process(stat: &str) -> Option<Process> {
     let mut fields = after.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let is_daemon = name.starts_with("nix-daemon") || name.starts_with("lix");
+    // Whatever belongs to Nix looks after its own builders: `nix daemon`, `nix build` on a local store, Lix.
+    let is_daemon = name.starts_with("nix") || name.starts_with("lix");
     (!matches!(state, "Z" | "X")).then_some(Process { parent, is_daemon })
 }
 
@@ -181,6 +182,8 @@ mod tests {
             (5, stat("make", 4)),
         ]);
         assert!(is_looked_after(5, &processes));
+        processes.insert(3, stat("nix", 1));
+        assert!(is_looked_after(5, &processes), "a build without a daemon is its owner's");
         processes.insert(4, stat("sh", 1));
         assert!(!is_looked_after(5, &processes) && !is_looked_after(4, &processes));
         assert!(process("7 (sh) Z 1 7").is_none());

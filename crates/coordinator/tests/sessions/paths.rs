@@ -128,7 +128,7 @@ async fn what_is_no_chunk_is_refused_and_the_connection_serves_on() {
     let channel = &served.channel;
     let (_, good) = path("00000000000000000000000000000000-good");
     // What zstd skips, and then the right content.
-    let padding = [&[0x50, 0x2A, 0x4D, 0x18, 0, 0, 0x20, 0][..], &[0; 2 << 20]].concat();
+    let padding = [&[0x50, 0x2A, 0x4D, 0x18, 0, 0, 0x20, 0][..], &vec![0; 2 << 20]].concat();
     let padded = bytes::Bytes::from([&padding[..], &good.frame].concat());
     let bad = [
         v1::Chunk { digest: vec![1; 31].into(), ..good.clone() },
