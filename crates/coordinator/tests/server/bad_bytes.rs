@@ -413,7 +413,7 @@ async fn fill_with_nonsense(callers: &Callers, protocol: &Protocol, procedure: &
                 readable.push(place.holding(b""));
             }
             Type::Enum => {
-                readable.extend([99, u64::MAX, 1 << 31].map(|number| place.with(0, &varint(number))))
+                readable.extend([99, u64::MAX, 1 << 31].map(|number| place.with(0, &varint(number))));
             }
             Type::Double => unreadable.clear(),
             _ => {

@@ -43,7 +43,7 @@ fn request(stream: u32, flags: u8) -> Vec<u8> {
 async fn flood(stream: impl AsyncRead + AsyncWrite, mut next: impl FnMut(u32) -> Vec<u8>) -> u32 {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let reading = async {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         while reader.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
     };
     let mut sent = 0;
