@@ -176,23 +176,28 @@ impl Witness {
                 format!("run {id}: {target:?} {settled:?}")
             })?;
         }
-        if !self.calm {
-            return Ok(());
+        if self.calm {
+            let kept = self.fails_as_is_broken(scene, node, settled.status);
+            hold(kept, "without faults, what fails is what is broken", || {
+                format!("run {id}: {target:?} {settled:?}")
+            })?;
         }
+        Ok(())
+    }
+
+    /// Whether a target ended as it must where nothing goes wrong but what the world itself breaks.
+    fn fails_as_is_broken(&self, scene: &Scene<'_>, node: Option<usize>, status: TargetStatus) -> bool {
         let missing = node.map(|node| scene.world.missing(self.initial, node));
         let broken =
             missing.is_some_and(|nodes| nodes.iter().any(|node| scene.world.nodes[*node].broken.is_some()));
         // Of several ways to make the same content, it is open which one is tried.
         let plain = node.is_some_and(|node| scene.world.is_plain(node));
-        let kept = match settled.status {
+        match status {
             TargetStatus::Built | TargetStatus::Cached => !broken || !plain,
             TargetStatus::BuildFailed => broken || !plain,
             TargetStatus::EvalFailed => node.is_none(),
             _ => true,
-        };
-        hold(kept, "without faults, what fails is what is broken", || {
-            format!("run {id}: {target:?} {settled:?}")
-        })
+        }
     }
 }
 
