@@ -51,8 +51,9 @@ pub struct GlobalArgs {
     /// The Nix store to build with, as `daemon` or `unix://SOCKET?root=DIR`
     #[arg(long, value_name = "URI", global = true, help_heading = EVERYWHERE)]
     pub store: Option<String>,
-    /// The coordinator to ask, as https://HOST, https://HOST:PORT or unix:///PATH; `none` builds in this process
-    #[arg(long, value_name = "URL", global = true, help_heading = EVERYWHERE)]
+    /// The coordinator to ask.
+    #[arg(long, value_name = "URL", global = true, help_heading = EVERYWHERE,
+        help = "The coordinator to ask, as https://HOST[:PORT] or unix:///PATH; `none` builds in this process")]
     pub coordinator: Option<String>,
     /// Certificates of the authority that vouches for the coordinator, PEM
     #[arg(long, value_name = "FILE", global = true, help_heading = EVERYWHERE, hide_short_help = true)]

@@ -24,7 +24,7 @@ struct Chapter {
 
 impl Fleet {
     /// The fleet that wrote these records, in this order. Its settings are those it had; the given ones hold
-    /// from the next event, which is [`Event::Restarted`](crate::Event::Restarted).
+    /// from the next event, which is [`Event::Restarted`].
     pub fn restore(
         config: FleetConfig,
         records: impl IntoIterator<Item = Record>,
