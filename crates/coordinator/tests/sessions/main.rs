@@ -472,7 +472,9 @@ async fn logs_are_found_by_host_and_derivation_and_attempt_with_all_their_bytes(
     }
     assert_eq!(logs(&served.channel, &run, "a", 0).await.expect("of this run").attempt, 2);
     std::fs::write(served.state.path().join("secret.drv"), "secret").expect("writes");
-    for nobody in ["b", "", "../secret.drv", "/etc/passwd", "..", "x.drv", "a\0b", "%2e%2e/secret.drv"] {
+    let empty = logs(&served.channel, "", "", 0).await.expect_err("nothing is asked for");
+    assert_eq!(empty.code(), Code::InvalidArgument);
+    for nobody in ["b", "../secret.drv", "/etc/passwd", "..", "x.drv", "a\0b", "%2e%2e/secret.drv"] {
         let status = logs(&served.channel, "", nobody, 0).await.expect_err(nobody);
         assert_eq!(status.code(), Code::NotFound, "{nobody:?}");
     }
