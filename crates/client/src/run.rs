@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::contact::Contact;
 use crate::embed::{self, EmbedConfig, Embedded};
 use crate::error::CliError;
+use crate::exit_code::Exit;
 use crate::interruption::Manner;
 use crate::options::RunOptions;
 use crate::prepare::{Prepared, prepare};
@@ -87,6 +88,8 @@ pub async fn run_here<W: Write>(
         detach: false,
     };
     let ended = submit_and_watch(options, prepared, &there, display, signals).await;
+    // Here, nobody is out of reach.
+    let ended = ended.map_err(|error| if error.is_cancelled() { error } else { error.exiting(Exit::Error) });
     if ended.as_ref().is_err_and(CliError::is_cancelled) {
         // Dropping the connections ends builders and evaluators; nobody waits for that.
         return ended;
@@ -193,7 +196,9 @@ async fn submit<W: Write>(
 ) -> Result<String, CliError> {
     let (sender, mut news) = mpsc::channel(NEWS);
     let mut ticks = tokio::time::interval(TICK);
-    let submitting = submission.submit(Contact::new(there.reconnect_for), &sender);
+    // What a coordinator in this process cannot take now, such as for want of room, it cannot take in a moment.
+    let patience = if there.manner == Manner::InProcess { Duration::ZERO } else { there.reconnect_for };
+    let submitting = submission.submit(Contact::new(patience), &sender);
     tokio::pin!(submitting);
     loop {
         tokio::select! {
