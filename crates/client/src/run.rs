@@ -89,7 +89,10 @@ pub async fn run_here<W: Write>(
     };
     let ended = submit_and_watch(options, prepared, &there, display, signals).await;
     // Here, nobody is out of reach.
-    let ended = ended.map_err(|error| if error.is_cancelled() { error } else { error.exiting(Exit::Error) });
+    let ended = ended.map_err(|error| match error.exit() {
+        Exit::Unreachable => error.exiting(Exit::Error),
+        _ => error,
+    });
     if ended.as_ref().is_err_and(CliError::is_cancelled) {
         // Dropping the connections ends builders and evaluators; nobody waits for that.
         return ended;
