@@ -147,7 +147,7 @@ impl Agent {
             Told::Acknowledged(acknowledged) => context.spool.acknowledge(acknowledged.through),
             Told::Drain(drain) => tracing::info!(reason = drain.reason, "the coordinator gives nothing new"),
             Told::Resume(_) => tracing::info!("the coordinator gives work again"),
-            Told::Welcome(_) | Told::Shutdown(_) => {}
+            Told::Welcome(_) | Told::Shutdown(_) | Told::Share(_) | Told::Prefetch(_) => {}
         }
     }
 
@@ -258,7 +258,14 @@ fn lease_broken(lease: u64, epoch: u64) -> Message {
 
 fn realise_broken(job: &v1::Realise) -> Message {
     let (job, epoch, failure) = (job.job, job.epoch, Some(broken()));
-    Message::PathsRealised(v1::PathsRealised { job, epoch, infos: Vec::new(), done: true, failure })
+    Message::PathsRealised(v1::PathsRealised {
+        job,
+        epoch,
+        infos: Vec::new(),
+        done: true,
+        failure,
+        missing: Vec::new(),
+    })
 }
 
 fn broken() -> v1::Failure {

@@ -87,6 +87,7 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
             message: outcome.message,
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             outputs: outcome.outputs,
+            missing: Vec::new(),
         };
         context.spool.add(Message::StepReported(reported));
     }

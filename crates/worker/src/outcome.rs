@@ -33,7 +33,11 @@ impl Outcome {
         let class = weighed(made.verdict, &made.message, witness.saw_full_disk(), witness.saw_oom_kill());
         let outputs = made.outputs.iter();
         let outputs = outputs
-            .map(|(name, path)| v1::BuiltOutput { name: name.to_string(), path: path.to_string() })
+            .map(|(name, path)| v1::BuiltOutput {
+                name: name.to_string(),
+                path: path.to_string(),
+                info: None,
+            })
             .collect();
         let is_said = made.message.contains(NO_SPACE) || made.message.contains(LACK_OF_SPACE);
         let message = match class {

@@ -44,12 +44,12 @@ impl Presence {
 
     /// What the coordinator said last in welcome.
     pub(crate) fn welcome(&self) -> v1::Welcome {
-        lock(&self.welcome).unwrap_or_default()
+        lock(&self.welcome).clone().unwrap_or_default()
     }
 
     /// How long a worker may be away before others have its leases; unknown before the first welcome.
     pub(crate) fn away_limit(&self) -> Option<Duration> {
-        lock(&self.welcome).map(|welcome| Duration::from_millis(welcome.away_ms))
+        lock(&self.welcome).as_ref().map(|welcome| Duration::from_millis(welcome.away_ms))
     }
 
     /// We run; false if we stood still for so long that the session cannot be trusted.

@@ -42,7 +42,14 @@ pub(crate) async fn run(context: Arc<Context>, outbox: Outbox, job: v1::Realise)
         context.lanes.forget_idle();
     }
     let failure = realised.err().map(|error| failure("infrastructure", &error));
-    let done = v1::PathsRealised { job: job.job, epoch: job.epoch, infos: Vec::new(), done: true, failure };
+    let done = v1::PathsRealised {
+        job: job.job,
+        epoch: job.epoch,
+        infos: Vec::new(),
+        done: true,
+        failure,
+        missing: Vec::new(),
+    };
     outbox.send(Message::PathsRealised(done)).await;
 }
 
@@ -102,8 +109,14 @@ async fn tell(context: &Context, outbox: &Outbox, job: &v1::Realise, infos: &[Ar
         infos.iter().filter(|info| told.insert(info.path.clone())).map(|info| to_wire(info)).collect()
     };
     if !fresh.is_empty() {
-        let message =
-            v1::PathsRealised { job: job.job, epoch: job.epoch, infos: fresh, done: false, failure: None };
+        let message = v1::PathsRealised {
+            job: job.job,
+            epoch: job.epoch,
+            infos: fresh,
+            done: false,
+            failure: None,
+            missing: Vec::new(),
+        };
         outbox.send(Message::PathsRealised(message)).await;
     }
 }

@@ -93,7 +93,11 @@ async fn fetch(
     let digests = manifest.chunks.iter().map(|chunk| chunk.digest.clone()).collect();
     let mut client = v1::chunks_client::ChunksClient::new(context.coordinator.clone())
         .max_decoding_message_size(fleet_wire::MAX_MESSAGE);
-    let chunks = client.get(v1::GetRequest { digests }).await.map_err(Box::new)?.into_inner();
+    let chunks = client
+        .get(v1::GetRequest { digests, ..v1::GetRequest::default() })
+        .await
+        .map_err(Box::new)?
+        .into_inner();
     let pieces = chunks.map_err(std::io::Error::other).and_then(|chunk| async move { open(&chunk) });
     Ok(Box::pin(StreamReader::new(pieces.boxed())))
 }

@@ -227,6 +227,7 @@ fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id:
             Some(systems) => systems.clone(),
             None => capabilities.emulated(),
         },
+        peer_addresses: Vec::new(),
     }
 }
 

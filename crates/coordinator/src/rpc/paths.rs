@@ -82,6 +82,23 @@ impl v1::paths_server::Paths for PathsService {
         Ok(Response::new(v1::RegisterReply { registered }))
     }
 
+    async fn look(&self, _: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    type LocateStream = Pin<Box<dyn Stream<Item = Result<v1::Located, Status>> + Send>>;
+
+    async fn locate(&self, _: Request<v1::LocateRequest>) -> Result<Response<Self::LocateStream>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
+    async fn vouch(
+        &self,
+        _: Request<Streaming<v1::VouchRequest>>,
+    ) -> Result<Response<v1::VouchReply>, Status> {
+        Err(Status::unimplemented("not served yet"))
+    }
+
     type DescribeStream = Pin<Box<dyn Stream<Item = Result<v1::StoredPath, Status>> + Send>>;
 
     async fn describe(

@@ -99,6 +99,7 @@ impl Shell {
                 self.phased(worker, &phased, round);
                 return Ok(());
             }
+            FromWorker::PathsHeld(_) | FromWorker::PathsLost(_) => return Ok(()),
             FromWorker::HostsDiscovered(message) => from_wire::discovered(worker, message),
             FromWorker::HostStarted(message) => from_wire::host_started(worker, message),
             FromWorker::HostEvaluated(message) => self.host_evaluated(worker, message, round),

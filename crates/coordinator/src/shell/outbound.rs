@@ -37,6 +37,7 @@ impl Shell {
                     path: path.to_string(),
                     closure: closure == Closure::Wanted,
                     run: self.runs.name(run),
+                    publish: false,
                 })
             }
         };

@@ -231,6 +231,8 @@ impl Shell {
             upload_outputs: self.settings.upload_outputs,
             away_ms: self.settings.fleet.away_ms,
             protocol,
+            internal_keys: Vec::new(),
+            upstream_keys: Vec::new(),
         }
     }
 

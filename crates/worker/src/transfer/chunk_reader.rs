@@ -60,7 +60,7 @@ impl ChunkReader {
             let mut client = client.clone();
             async move {
                 let digests = part.iter().map(|digest| digest.0.to_vec().into()).collect();
-                match client.get(v1::GetRequest { digests }).await {
+                match client.get(v1::GetRequest { digests, ..v1::GetRequest::default() }).await {
                     Ok(reply) => contents(reply.into_inner(), part.into()),
                     Err(status) => failed(ChunkReadError::Coordinator(Box::new(status))),
                 }

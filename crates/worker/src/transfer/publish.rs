@@ -197,6 +197,7 @@ fn to_wire(info: &PathInfo, manifest: v1::Manifest, right: Right) -> v1::StoredP
         lease,
         epoch,
         eval_job,
+        right: None,
     }
 }
 
