@@ -91,6 +91,7 @@ impl<'a> Submission<'a> {
             retry_failed: self.options.retry_failed,
             limits: self.options.limits,
             dirty: self.prepared.after.dirty,
+            branch: String::new(),
         };
         self.sent.store(true, Ordering::Relaxed);
         let reply = self.connection.runs().submit(request).await.map_err(Failed::Request)?;

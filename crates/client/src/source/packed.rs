@@ -111,6 +111,7 @@ impl PackedSource {
             last_modified: self.facts.last_modified,
             subdir: self.facts.subdir.clone(),
             manifest: Some(manifest),
+            inputs: Vec::new(),
         }
     }
 }
