@@ -60,6 +60,18 @@ pub struct FleetConfig {
     pub quarantine_rest_ms: u64,
     /// Failed steps that later runs believe to fail again; 0 means none.
     pub remember_failures: usize,
+    /// Whether what a run's `after` side builds is brought to the coordinator.
+    pub publish: bool,
+    /// Bytes that leases leave free in a worker's store.
+    pub disk_floor_bytes: u64,
+    /// Bytes that a step is taken to need where none like it was ever built.
+    pub disk_prior_bytes: u64,
+    /// Steps whose sizes are remembered, by name and system; 0 means none.
+    pub remember_sizes: usize,
+    /// Whether workers whose slots are taken fetch ahead what their next step will need.
+    pub prefetch: bool,
+    /// Times the same output may be lost and made again for one run before what needs it has failed.
+    pub lost_attempts: u32,
 }
 
 impl Default for FleetConfig {
@@ -94,6 +106,12 @@ impl Default for FleetConfig {
             quarantine_after: 3,
             quarantine_rest_ms: 5 * 60 * 1_000,
             remember_failures: 4_096,
+            publish: true,
+            disk_floor_bytes: 512 << 20,
+            disk_prior_bytes: 64 << 20,
+            remember_sizes: 16_384,
+            prefetch: true,
+            lost_attempts: 3,
         }
     }
 }
@@ -102,7 +120,15 @@ impl FleetConfig {
     /// These settings for a fleet in one process: no other worker can join, and nothing is remembered.
     #[must_use]
     pub fn embedded(self) -> Self {
-        Self { away_ms: 0, quarantine_after: 0, remember_failures: 0, unplaceable_after_ms: 0, ..self }
+        Self {
+            away_ms: 0,
+            quarantine_after: 0,
+            remember_failures: 0,
+            unplaceable_after_ms: 0,
+            publish: false,
+            prefetch: false,
+            ..self
+        }
     }
 }
 

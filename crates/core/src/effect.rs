@@ -86,6 +86,17 @@ pub enum Command {
         run: RunId,
         /// Whether the path infos of its closure are wanted.
         closure: Closure,
+        /// Whether its closure is to be brought to the coordinator.
+        publish: Publish,
+    },
+    /// Fetch the inputs of a step that will probably be leased next, while others are built. No duty.
+    Prefetch {
+        /// The step's derivation.
+        drv: DrvPath,
+        /// A lease that the worker has: the right by which it reads.
+        lease: LeaseId,
+        /// Of that lease.
+        epoch: Epoch,
     },
 }
 
@@ -110,6 +121,15 @@ pub enum Closure {
     /// For the diff stage.
     Wanted,
     /// Only the toplevel matters.
+    NotWanted,
+}
+
+/// Whether a closure is to be brought to the coordinator, so that it can be served when its builders are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Publish {
+    /// As far as it is lacking there, and no upstream cache serves it.
+    Wanted,
+    /// It stays where it is.
     NotWanted,
 }
 

@@ -112,6 +112,9 @@ pub enum Event {
         epoch: Epoch,
         /// Why it failed, if it did.
         result: Result<(), Failure>,
+        /// With a failure: paths that nobody has any more.
+        #[serde(default)]
+        missing: Vec<OutputPath>,
     },
     /// A timer armed by [`Effect::Arm`](crate::Effect::Arm) is due. Late and stale ones are harmless.
     TimerFired {
@@ -206,6 +209,9 @@ pub struct WorkerHello {
 pub struct Load {
     /// Why it should get nothing now; none when it is well.
     pub unwell: Option<Arc<str>>,
+    /// Bytes that its store has room for, where it is known.
+    #[serde(default)]
+    pub store_free: Option<u64>,
 }
 
 /// What an administrator decides about a worker.
@@ -290,6 +296,12 @@ pub enum StepReport {
         outcome: StepOutcome,
         /// How long the attempt took.
         duration_ms: u64,
+        /// NAR sizes of all outputs together; 0 when there are none, or nobody knows.
+        #[serde(default)]
+        output_bytes: u64,
+        /// Inputs that nobody has any more, with [`FailureClass::InputMissing`].
+        #[serde(default)]
+        missing: Vec<OutputPath>,
     },
 }
 

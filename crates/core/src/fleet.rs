@@ -141,7 +141,9 @@ impl Fleet {
                 self.step_reported(*worker, *lease, *epoch, drv, report);
             }
             Event::LeaseFinished { worker, lease, epoch } => self.lease_finished(*worker, *lease, *epoch),
-            Event::Realised { worker, job, epoch, result } => self.realised(*worker, *job, *epoch, result),
+            Event::Realised { worker, job, epoch, result, .. } => {
+                self.realised(*worker, *job, *epoch, result)
+            }
             Event::TimerFired { timer } => self.timer_fired(timer),
         }
         self.follow_up();

@@ -134,7 +134,7 @@ impl Fleet {
         drv: &DrvPath,
         report: &StepReport,
     ) {
-        let StepReport::Ended { outcome, duration_ms } = report else { return };
+        let StepReport::Ended { outcome, duration_ms, .. } = report else { return };
         let Some(step) = self.graph.find(drv) else { return };
         if !self.is_current(worker, id, epoch) {
             let built = matches!(outcome, StepOutcome::Built(_)) && self.graph.step(step).state.is_open();

@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::effect::{Closure, Command, TargetStatus};
-use crate::event::{Failure, FailureCode};
+use crate::effect::{Closure, Command, Publish, TargetStatus};
+use crate::event::{Failure, FailureCode, Goal};
 use crate::fleet::Fleet;
-use crate::id::{Epoch, OutputPath, RealiseJobId, RunId, Time, WorkerId};
+use crate::id::{Epoch, OutputPath, RealiseJobId, RunId, Side, Time, WorkerId};
 use crate::record::Decision;
 use crate::run::failure;
 use crate::sabotage::Sabotage;
@@ -120,9 +120,11 @@ impl Fleet {
         let (run, worker) = (self.runs.get(&at.run)?, self.workers.get_mut(&id)?);
         let work = self.realises.take(at)?;
         let closure = if run.request.before.is_some() { Closure::Wanted } else { Closure::NotWanted };
+        let published = self.config.publish && at.side == Side::After && run.request.goal == Goal::Build;
+        let publish = if published { Publish::Wanted } else { Publish::NotWanted };
         worker.realises.insert(job);
         self.granted(epoch);
-        let command = Command::Realise { job, epoch, path: work.path.clone(), run: at.run, closure };
+        let command = Command::Realise { job, epoch, path: work.path.clone(), run: at.run, closure, publish };
         self.realises.jobs.insert(job, RealiseJob { worker: id, epoch, work });
         self.send(id, command);
         Some(())

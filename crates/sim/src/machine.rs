@@ -204,7 +204,10 @@ impl Machine {
                 None
             }
             Command::Realise { job, epoch, path, .. } => Some(Work::Realise(job, epoch, path)),
-            Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => None,
+            Command::Prefetch { .. }
+            | Command::Drain { .. }
+            | Command::Resume
+            | Command::EndSession { .. } => None,
         }
     }
 
@@ -237,7 +240,10 @@ impl Machine {
             Work::Realise(job, epoch, path) => {
                 let Some(worker) = worker else { return Done::default() };
                 let result = self.realise(path, around);
-                (vec![Event::Realised { worker, job: *job, epoch: *epoch, result }], false)
+                (
+                    vec![Event::Realised { worker, job: *job, epoch: *epoch, result, missing: Vec::new() }],
+                    false,
+                )
             }
         };
         Done { reports: events.into_iter().map(|event| (None, event)).collect(), more }

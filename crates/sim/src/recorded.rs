@@ -260,7 +260,8 @@ impl Player<'_> {
             Command::StartLease { lease, epoch, steps } => {
                 let ended = |LeasedStep { drv, .. }| {
                     let outcome = StepOutcome::Built(self.build(&drv));
-                    let report = StepReport::Ended { outcome, duration_ms: 1 };
+                    let report =
+                        StepReport::Ended { outcome, duration_ms: 1, output_bytes: 0, missing: Vec::new() };
                     Event::StepReported { worker, lease, epoch, drv, report }
                 };
                 let mut events: Vec<Event> = steps.into_iter().map(ended).collect();
@@ -268,7 +269,7 @@ impl Player<'_> {
                 events
             }
             Command::Realise { job, epoch, .. } => {
-                vec![Event::Realised { worker, job, epoch, result: Ok(()) }]
+                vec![Event::Realised { worker, job, epoch, result: Ok(()), missing: Vec::new() }]
             }
             _ => Vec::new(),
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use fleet_core::{
     Counts, DrvPath, EarlierFailures, EvalReport, Evaluated, Event, Failure, FailureClass, FailureCode, Goal,
-    Host, HostKind, LeaseId, OnFailure, OutputPath, RunRequest, Selection, SourceId, StepLimits, StepOutcome,
-    StepReport, WorkerHello, WorkerId,
+    Host, HostKind, LeaseId, Load, OnFailure, OutputPath, RunRequest, Selection, SourceId, StepLimits,
+    StepOutcome, StepReport, WorkerHello, WorkerId,
 };
 use fleet_core::{Epoch, EvalJobId, RealiseJobId};
 use prost::Message;
@@ -33,6 +33,7 @@ const MAX_CAUSE: usize = 4 << 10;
 const MAX_DETAIL: usize = 64 << 10;
 const MAX_WANTED: usize = 1 << 20;
 const MAX_OUTPUTS: usize = 1024;
+const MAX_MISSING: usize = 4_096;
 const MAX_REFERENCES: usize = 1 << 16;
 /// Largest chunk of a manifest, bytes.
 const MAX_CHUNK: u32 = 1 << 20;
@@ -40,6 +41,8 @@ const MAX_CHUNK: u32 = 1 << 20;
 const MAX_STORE_NAME: usize = 32 + 1 + 211;
 const MAX_GLOBS: usize = 1024;
 const MAX_HOSTS: usize = 100_000;
+/// Inputs that come along with a source.
+const MAX_SOURCE_INPUTS: usize = 256;
 /// Leases that one worker may come back with.
 const MAX_HOLDS: usize = 4_096;
 
@@ -73,8 +76,12 @@ pub fn source_id(source: &v1::Source) -> Result<SourceId, WireError> {
     if source.nar_hash.len() != 32 {
         return Err(WireError::Invalid("source.nar_hash"));
     }
-    // How the tree travels is no part of what it is.
-    let identity = v1::Source { manifest: None, ..source.clone() };
+    // How trees travel and what people call them is no part of what they are.
+    let mut brought: Vec<_> = source.inputs.iter().map(|input| input.nar_hash.clone()).collect();
+    brought.sort_unstable();
+    brought.dedup();
+    let inputs = brought.into_iter().map(|nar_hash| v1::SourceInput { nar_hash, ..v1::SourceInput::default() });
+    let identity = v1::Source { manifest: None, inputs: inputs.collect(), ..source.clone() };
     Ok(SourceId(*blake3::hash(&identity.encode_to_vec()).as_bytes()))
 }
 
@@ -82,11 +89,13 @@ pub fn source_id(source: &v1::Source) -> Result<SourceId, WireError> {
 fn source(source: &v1::Source) -> Result<SourceId, WireError> {
     let id = source_id(source)?;
     let manifest = source.manifest.as_ref().ok_or(WireError::Missing("source.manifest"))?;
-    let whole = |chunk: &v1::ChunkRef| chunk.digest.len() == 32 && chunk.size <= MAX_CHUNK;
-    let size: u64 = manifest.chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
-    if !manifest.chunks.iter().all(whole) || size != source.nar_size {
+    if !is_whole(manifest, source.nar_size) {
         return Err(WireError::Invalid("source.manifest"));
     }
+    if source.inputs.len() > MAX_SOURCE_INPUTS {
+        return Err(WireError::TooLarge("source.inputs"));
+    }
+    source.inputs.iter().try_for_each(source_input)?;
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
     if source.subdir.len() > MAX_NAME {
         return Err(WireError::TooLarge("source.subdir"));
@@ -98,6 +107,21 @@ fn source(source: &v1::Source) -> Result<SourceId, WireError> {
         return Err(WireError::Invalid("source.rev"));
     }
     Ok(id)
+}
+
+fn source_input(input: &v1::SourceInput) -> Result<(), WireError> {
+    let manifest = input.manifest.as_ref().ok_or(WireError::Missing("source.inputs.manifest"))?;
+    if input.nar_hash.len() != 32 || !is_whole(manifest, input.nar_size) {
+        return Err(WireError::Invalid("source.inputs"));
+    }
+    if input.name.len() > MAX_NAME { Err(WireError::TooLarge("source.inputs.name")) } else { Ok(()) }
+}
+
+/// Whether these chunks can make a NAR of that size.
+fn is_whole(manifest: &v1::Manifest, nar_size: u64) -> bool {
+    let whole = |chunk: &v1::ChunkRef| chunk.digest.len() == 32 && chunk.size <= MAX_CHUNK;
+    let size: u64 = manifest.chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
+    manifest.chunks.iter().all(whole) && size == nar_size
 }
 
 /// What a client asks for.
@@ -206,6 +230,11 @@ pub fn heartbeat(load: &v1::Heartbeat) -> v1::Heartbeat {
         unwell: shortened(&load.unwell, MAX_CAUSE).to_owned(),
         ..load.clone()
     }
+}
+
+/// What decisions need of how a worker is.
+pub fn load(load: &v1::Heartbeat) -> Load {
+    Load { unwell: reason(&load.unwell), store_free: (load.store_total > 0).then_some(load.store_free) }
 }
 
 /// Words for people; none when there are none.
@@ -331,6 +360,8 @@ pub fn step_reported(
     if message.outputs.len() > MAX_OUTPUTS {
         return Err(WireError::TooLarge("outputs"));
     }
+    let sizes = message.outputs.iter().filter_map(|output| Some(output.info.as_ref()?.nar_size));
+    let output_bytes = sizes.fold(0, u64::saturating_add);
     let outputs = message.outputs.into_iter();
     let outputs = outputs
         .map(|output| Ok((Arc::from(shortened(&output.name, MAX_WORD)), output_path(output.path)?)))
@@ -359,7 +390,8 @@ pub fn step_reported(
         v1::OutcomeClass::Cancelled => failed(FailureClass::Cancelled, FailureCode::Cancelled),
         v1::OutcomeClass::Unspecified => return Err(WireError::Invalid("outcome")),
     };
-    let report = StepReport::Ended { outcome, duration_ms: message.duration_ms };
+    let missing = missing_paths(message.missing)?;
+    let report = StepReport::Ended { outcome, duration_ms: message.duration_ms, output_bytes, missing };
     Ok(Event::StepReported {
         worker,
         lease: LeaseId(message.lease),
@@ -375,9 +407,15 @@ pub fn lease_finished(worker: WorkerId, message: v1::LeaseFinished) -> Event {
 }
 
 /// The end of a realise job.
-pub fn realised(worker: WorkerId, message: v1::PathsRealised) -> Event {
+pub fn realised(worker: WorkerId, message: v1::PathsRealised) -> Result<Event, WireError> {
     let result = message.failure.map_or(Ok(()), |failed| Err(failure(failed)));
-    Event::Realised { worker, job: RealiseJobId(message.job), epoch: Epoch(message.epoch), result }
+    let (job, epoch) = (RealiseJobId(message.job), Epoch(message.epoch));
+    Ok(Event::Realised { worker, job, epoch, result, missing: missing_paths(message.missing)? })
+}
+
+/// Paths that nobody has any more. Of too many the first: the others are found missing with the next attempt.
+fn missing_paths(paths: Vec<String>) -> Result<Vec<OutputPath>, WireError> {
+    paths.into_iter().take(MAX_MISSING).map(output_path).collect()
 }
 
 #[cfg(test)]

@@ -248,6 +248,6 @@ impl Shell {
         if message.done {
             self.realises.remove(&job);
         }
-        Ok(message.done.then(|| from_wire::realised(worker, message)))
+        if message.done { from_wire::realised(worker, message).map(Some) } else { Ok(None) }
     }
 }

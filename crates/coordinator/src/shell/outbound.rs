@@ -1,7 +1,7 @@
 //! Commands into messages: ids become names, sources and derivations are filled in.
 
-use fleet_core::{Closure, Command, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
-use fleet_core::{LeaseId, LeasedStep, StepOutcome, StepReport, WorkerId};
+use fleet_core::{Closure, Command, DrvPath, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
+use fleet_core::{LeaseId, LeasedStep, Publish, StepOutcome, StepReport, WorkerId};
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::{to_wire, v1};
 
@@ -29,7 +29,7 @@ impl Shell {
             Command::Drain { reason } => ToWorker::Drain(v1::Drain { reason: reason.to_string() }),
             Command::Resume => ToWorker::Resume(v1::Resume {}),
             Command::EndSession { session, end } => return self.cut(session, &end, round),
-            Command::Realise { job, epoch, path, run, closure } => {
+            Command::Realise { job, epoch, path, run, closure, publish } => {
                 self.realises.insert(job, Realising { run, worker, epoch });
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
@@ -37,9 +37,10 @@ impl Shell {
                     path: path.to_string(),
                     closure: closure == Closure::Wanted,
                     run: self.runs.name(run),
-                    publish: false,
+                    publish: publish == Publish::Wanted,
                 })
             }
+            Command::Prefetch { drv, lease, epoch } => prefetch(&drv, lease, epoch),
         };
         if let Some(session) = self.sessions.of(worker) {
             round.then(Deed::Say(session, message));
@@ -69,13 +70,19 @@ impl Shell {
                         drv: Some(step.drv.clone()),
                     };
                     let outcome = StepOutcome::Failed(FailureClass::OutputRejected, failure);
-                    let report = StepReport::Ended { outcome, duration_ms: 0 };
+                    let report =
+                        StepReport::Ended { outcome, duration_ms: 0, output_bytes: 0, missing: Vec::new() };
                     round.cause(Event::StepReported { worker, lease, epoch, drv: step.drv.clone(), report });
                 }
             }
         }
         ToWorker::Lease(v1::Lease { lease: lease.0, epoch: epoch.0, steps: work })
     }
+}
+
+fn prefetch(drv: &DrvPath, lease: LeaseId, epoch: Epoch) -> ToWorker {
+    let right = v1::WorkRight { lease: lease.0, epoch: epoch.0, ..v1::WorkRight::default() };
+    ToWorker::Prefetch(v1::Prefetch { drv: drv.to_string(), inputs: Vec::new(), right: Some(right) })
 }
 
 fn eval_task(task: &EvalTask) -> v1::eval_job::Task {

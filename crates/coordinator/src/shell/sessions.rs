@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fleet_core::{Command, Effect, Epoch, Event, LeaseId, Load, Session, SessionEnd, WorkerHello, WorkerId};
+use fleet_core::{Command, Effect, Epoch, Event, LeaseId, Session, SessionEnd, WorkerHello, WorkerId};
 use fleet_identity::Identity;
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::{from_wire, v1};
@@ -263,12 +263,12 @@ impl Shell {
         let load = from_wire::heartbeat(load);
         let Some(connected) = self.sessions.get(session) else { return };
         let worker = connected.worker;
-        let unwell = from_wire::reason(&load.unwell);
+        let told = from_wire::load(&load);
         if let Some(portrait) = self.sessions.portraits.get_mut(&worker) {
             portrait.heard = Instant::now();
             portrait.load = load;
         }
-        self.apply(Event::WorkerHeard { worker, session, load: Load { unwell } }, round);
+        self.apply(Event::WorkerHeard { worker, session, load: told }, round);
     }
 
     /// A session is over, and its worker hears why if it still can.

@@ -230,11 +230,11 @@ async fn what_is_no_chunk_is_refused_with_its_reason() {
     let worker = running.remote(Some(&running.enrolled("w").await));
     let mut chunks = ChunksClient::new(worker);
     for (digests, fragment) in [(vec![digest(31)], "32 bytes"), (vec![digest(32); 65_537], "at most 65536")] {
-        let get = chunks.get(v1::GetRequest { digests });
+        let get = chunks.get(v1::GetRequest { digests, ..v1::GetRequest::default() });
         assert_refused(get, Code::InvalidArgument, fragment, "get").await;
     }
     let absent = async {
-        let stream = chunks.get(v1::GetRequest { digests: vec![digest(32)] }).await?;
+        let stream = chunks.get(v1::GetRequest { digests: vec![digest(32)], ..v1::GetRequest::default() }).await?;
         stream.into_inner().message().await
     };
     assert_refused(absent, Code::NotFound, "is not in the chunk store", "get of nothing").await;

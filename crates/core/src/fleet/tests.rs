@@ -218,7 +218,7 @@ impl Stage {
     fn end(&mut self, name: &str, outcome: StepOutcome) -> Vec<Effect> {
         let lease = self.lease_of(name);
         let (worker, epoch, _) = self.leases.remove(&lease).unwrap();
-        let report = StepReport::Ended { outcome, duration_ms: 5 };
+        let report = StepReport::Ended { outcome, duration_ms: 5, output_bytes: 0, missing: Vec::new() };
         let drv = drv(name);
         let effects = self.apply(Event::StepReported { worker, lease, epoch, drv, report });
         assert!(self.apply(Event::LeaseFinished { worker, lease, epoch }).is_empty(), "it is over already");
@@ -239,7 +239,7 @@ impl Stage {
 
     fn realise_all(&mut self) {
         while let Some((job, (worker, epoch, _))) = self.realises.pop_first() {
-            self.apply(Event::Realised { worker, job, epoch, result: Ok(()) });
+            self.apply(Event::Realised { worker, job, epoch, result: Ok(()), missing: Vec::new() });
         }
     }
 

@@ -85,7 +85,10 @@ impl Machine {
         }
         let node = around.world.node_of(&drv).expect("the core leases what it was told of");
         let outcome = self.attempt(node, around);
-        let ended = Said::Step(drv, StepReport::Ended { outcome, duration_ms: 1 });
+        let ended = Said::Step(
+            drv,
+            StepReport::Ended { outcome, duration_ms: 1, output_bytes: 0, missing: Vec::new() },
+        );
         if last { vec![ended, Said::Finished] } else { vec![ended] }
     }
 

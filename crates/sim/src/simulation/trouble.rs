@@ -154,7 +154,7 @@ impl Simulation<'_> {
         let Some(link) = self.machines[machine].session.as_mut() else { return };
         link.last_arrival = link.last_arrival.max(self.now + latency);
         let at = link.last_arrival;
-        self.schedule(at, Coming::Heard { machine, session, load: Load { unwell } });
+        self.schedule(at, Coming::Heard { machine, session, load: Load { unwell, ..Load::default() } });
         if self.now < HEALED_AT {
             let ms = self.random.within(500, 3_000);
             self.after(ms, Coming::Beat { machine, session });

@@ -74,6 +74,11 @@ impl Witness {
                 hold(kept, "only a running or a stale lease is cancelled", || lease.to_string())
             }
             Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => Ok(()),
+            Command::Prefetch { lease, epoch, .. } => {
+                let of = |of: &Grant<_>| (of.worker, of.epoch) == (worker, *epoch);
+                let kept = self.leases.get(lease).is_some_and(of);
+                hold(kept, "a worker fetches ahead by a lease that it has", || lease.to_string())
+            }
             Command::Realise { job, epoch, path, run, .. } => {
                 self.fresh(*epoch)?;
                 let kept = scene.world.content_at(path).is_some_and(|content| scene.has(content));

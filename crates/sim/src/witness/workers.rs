@@ -280,7 +280,7 @@ impl Witness {
             Command::CancelEval { .. } | Command::Drain { .. } | Command::Resume => connected,
             Command::StartEval { .. } => connected && !member.drained && !member.unwell,
             Command::Realise { .. } => connected && !member.unwell,
-            Command::StartLease { .. } => {
+            Command::StartLease { .. } | Command::Prefetch { .. } => {
                 let rests = matches!(member.quarantine, Quarantine::Until(_));
                 connected && !member.drained && !member.unwell && !rests
             }

@@ -33,6 +33,28 @@ fn a_source_is_whole_and_names_nothing_outside() {
 }
 
 #[test]
+fn inputs_that_come_along_are_whole_and_part_of_what_a_source_is() {
+    let input = |name: &str, hash: u8| v1::SourceInput {
+        name: name.into(),
+        nar_hash: vec![hash; 32].into(),
+        nar_size: 10,
+        manifest: source_of(10).manifest,
+    };
+    let with = |inputs: Vec<v1::SourceInput>| v1::Source { inputs, ..source_of(10) };
+    let known = source(&with(vec![input("a", 1), input("b", 2)])).expect("taken");
+    let mut travelled = with(vec![input("other", 2), input("a", 1), input("again", 1)]);
+    travelled.inputs[0].manifest = None;
+    assert_eq!(source_id(&travelled), Ok(known), "names and chunks are not what it is");
+    assert_ne!(source(&with(vec![input("a", 1)])), Ok(known));
+    assert_eq!(source(&travelled), Err(WireError::Missing("source.inputs.manifest")));
+    let bad = Err(WireError::Invalid("source.inputs"));
+    assert_eq!(source(&with(vec![v1::SourceInput { nar_size: 11, ..input("a", 1) }])), bad);
+    assert_eq!(source(&with(vec![v1::SourceInput { nar_hash: vec![0; 31].into(), ..input("a", 1) }])), bad);
+    assert!(source(&with(vec![input("a", 1); MAX_SOURCE_INPUTS + 1])).is_err());
+    assert!(source(&with(vec![input(&"x".repeat(MAX_NAME + 1), 1)])).is_err());
+}
+
+#[test]
 fn only_the_names_of_store_paths_pass() {
     assert!(drv_path(DRV.to_owned()).is_ok());
     let long = format!("{}-{}.drv", "0".repeat(32), "x".repeat(208));

@@ -37,7 +37,7 @@ fn the_end_of_a_run_is_its_last_notice_after_its_counts() {
     stage.run(RUN, &[("web", wants(&[step("top", &[])]))]);
     stage.built("top");
     let (job, (worker, epoch, _)) = stage.realises.pop_first().unwrap();
-    let effects = stage.apply(Event::Realised { worker, job, epoch, result: Ok(()) });
+    let effects = stage.apply(Event::Realised { worker, job, epoch, result: Ok(()), missing: Vec::new() });
     assert!(matches!(effects.last(), Some(Effect::Notify(RUN, Notice::Finished(_)))));
     let counts = stage.effects.iter().rev().find_map(|effect| match effect {
         Effect::Notify(RUN, Notice::Counts(counts)) => Some(*counts),

@@ -131,7 +131,12 @@ fn a_stale_report_changes_nothing() {
     let (worker, epoch, _) = stage.leases[&lease].clone();
     stage.lose(WORKER);
     stage.join(WorkerId(2), 1, 1);
-    let report = StepReport::Ended { outcome: failed(FailureClass::BuildFailed), duration_ms: 1 };
+    let report = StepReport::Ended {
+        outcome: failed(FailureClass::BuildFailed),
+        duration_ms: 1,
+        output_bytes: 0,
+        missing: Vec::new(),
+    };
     let current = *stage.leases.first_key_value().unwrap().0;
     for (worker, lease, epoch) in [
         (worker, lease, epoch),
@@ -154,7 +159,12 @@ fn a_report_that_comes_twice_counts_once() {
     let lease = stage.lease_of("a");
     let (worker, epoch, _) = stage.leases[&lease].clone();
     stage.built("a");
-    let report = StepReport::Ended { outcome: StepOutcome::Built(Vec::new()), duration_ms: 1 };
+    let report = StepReport::Ended {
+        outcome: StepOutcome::Built(Vec::new()),
+        duration_ms: 1,
+        output_bytes: 0,
+        missing: Vec::new(),
+    };
     assert!(stage.apply(Event::StepReported { worker, lease, epoch, drv: drv("a"), report }).is_empty());
 }
 
@@ -174,7 +184,7 @@ fn a_toplevel_that_cannot_be_realised_fails_its_target() {
     stage.run(RUN, &[("web", there("top"))]);
     let (job, (worker, epoch, _)) = stage.realises.pop_first().unwrap();
     let result = Err(failure(FailureCode::BuildFailed, "no substituter has it"));
-    stage.apply(Event::Realised { worker, job, epoch, result });
+    stage.apply(Event::Realised { worker, job, epoch, result, missing: Vec::new() });
     assert_eq!(stage.status(RUN, "web", Side::After), Some(TargetStatus::BuildFailed));
 }
 
@@ -244,7 +254,12 @@ fn a_deep_chain_fails_without_recursion() {
     let command = apply(&mut fleet, Event::EvalReported { worker: WORKER, job, epoch, report });
     let Some(Command::StartLease { lease, epoch, .. }) = command else { panic!("then a lease") };
     assert_eq!(fleet.step_view(&drv("s0")).unwrap().rank as usize, length - 1);
-    let report = StepReport::Ended { outcome: failed(FailureClass::BuildFailed), duration_ms: 1 };
+    let report = StepReport::Ended {
+        outcome: failed(FailureClass::BuildFailed),
+        duration_ms: 1,
+        output_bytes: 0,
+        missing: Vec::new(),
+    };
     apply(&mut fleet, Event::StepReported { worker: WORKER, lease, epoch, drv: drv("s0"), report });
     let finished = fleet.run_view(RUN).unwrap().finished.unwrap();
     assert_eq!(finished.counts.failed as usize, length);

@@ -146,7 +146,7 @@ impl Trouble {
                 Some(class) if !good && self.dice.chance(40) => failed(class),
                 _ => StepOutcome::Built(vec![("out".into(), "out".into())]),
             };
-            let report = StepReport::Ended { outcome, duration_ms: 3 };
+            let report = StepReport::Ended { outcome, duration_ms: 3, output_bytes: 0, missing: Vec::new() };
             self.stage.apply(Event::StepReported { worker, lease, epoch, drv: step.drv, report });
         }
     }
@@ -155,7 +155,7 @@ impl Trouble {
         let Some((job, (worker, epoch, _))) = self.stage.realises.pop_first() else { return };
         let lost = || failure(FailureCode::Transfer, "the substituter is away");
         let result = if good || self.dice.chance(80) { Ok(()) } else { Err(lost()) };
-        self.stage.apply(Event::Realised { worker, job, epoch, result });
+        self.stage.apply(Event::Realised { worker, job, epoch, result, missing: Vec::new() });
     }
 
     fn part(&mut self, worker: WorkerId) {
@@ -230,7 +230,11 @@ impl Trouble {
     fn hear(&mut self, good: bool) {
         for (worker, session) in self.stage.sessions.clone() {
             let unwell = (!good && self.dice.chance(20)).then(|| "the disk is full".into());
-            self.stage.apply(Event::WorkerHeard { worker, session, load: Load { unwell } });
+            self.stage.apply(Event::WorkerHeard {
+                worker,
+                session,
+                load: Load { unwell, ..Load::default() },
+            });
         }
     }
 

@@ -67,7 +67,12 @@ fn a_step_that_was_given_up_can_be_wanted_again() {
     stage.apply(Event::RunCancelled { run: RUN });
     stage.run(OTHER, &[("web", wants(&steps))]);
     assert_eq!(stage.leases[&stage.lease_of("top")].2[0].attempt, 2);
-    let report = StepReport::Ended { outcome: failed(FailureClass::Cancelled), duration_ms: 1 };
+    let report = StepReport::Ended {
+        outcome: failed(FailureClass::Cancelled),
+        duration_ms: 1,
+        output_bytes: 0,
+        missing: Vec::new(),
+    };
     let late = Event::StepReported { worker, lease, epoch, drv: drv("top"), report };
     assert!(stage.apply(late).is_empty(), "the cancelled lease's last word is refused");
     stage.build_all();

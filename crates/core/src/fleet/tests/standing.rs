@@ -78,7 +78,7 @@ fn a_revoked_worker_is_cut_off_at_once_and_never_let_in_again() {
     order(&mut stage, WORKER, WorkerOrder::Revoke);
     assert_eq!(stage.ended, [(WORKER, session, SessionEnd::Revoked)]);
     let outcome = StepOutcome::Built(Vec::new());
-    let report = StepReport::Ended { outcome, duration_ms: 1 };
+    let report = StepReport::Ended { outcome, duration_ms: 1, output_bytes: 0, missing: Vec::new() };
     let late = Event::StepReported { worker: WORKER, lease, epoch, drv: drv("top"), report };
     assert!(stage.apply(late).is_empty(), "its word counts no more");
     for _ in 0..2 {
@@ -112,7 +112,7 @@ fn a_worker_that_is_not_well_gets_nothing_until_it_is() {
     let mut stage = Stage::with_worker(1);
     let session = stage.sessions[&WORKER];
     let hear = |stage: &mut Stage, unwell: Option<&str>| {
-        let load = Load { unwell: unwell.map(Into::into) };
+        let load = Load { unwell: unwell.map(Into::into), ..Load::default() };
         stage.apply(Event::WorkerHeard { worker: WORKER, session, load });
     };
     stage.run(RUN, &[("web", three_steps())]);

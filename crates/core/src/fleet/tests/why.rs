@@ -58,7 +58,7 @@ fn each_worker_s_standing_is_its_reason() {
         stage.apply(Event::WorkerOrdered { worker, name, order, reason: "so".into() });
     }
     let (worker, session) = (WorkerId(3), stage.sessions[&WorkerId(3)]);
-    let load = Load { unwell: Some("its disk is full".into()) };
+    let load = Load { unwell: Some("its disk is full".into()), ..Load::default() };
     stage.apply(Event::WorkerHeard { worker, session, load });
     stage.part(WorkerId(4));
     let mandatory = WorkerHello { mandatory_features: vec!["big".into()], ..hello(WorkerId(5)) };
