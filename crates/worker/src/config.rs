@@ -1,5 +1,6 @@
 //! The worker's settings; every default stands here.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,16 @@ pub struct Config {
     pub start_within: Duration,
     /// How long what runs may take when the worker is told to end.
     pub drain_timeout: Duration,
+    /// Where other workers may fetch what this one has, ADDRESS:PORT; none serves nobody.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where they are told to find it, HOST:PORT; when empty, at its name and the port it listens on.
+    pub peer_addresses: Vec<String>,
+    /// With less room than this for the store garbage is collected; 0 for never.
+    pub collect_below_bytes: u64,
+    /// Until there is this much room.
+    pub collect_to_bytes: u64,
+    /// How long outputs are kept from the collector that nobody has fetched or published; needs a `state_dir`.
+    pub keep_outputs: Duration,
 }
 
 impl Config {
@@ -81,6 +92,11 @@ impl Config {
             daemon_patience: Duration::from_secs(30),
             start_within: Duration::from_mins(10),
             drain_timeout: Duration::from_mins(10),
+            peer_listen: None,
+            peer_addresses: Vec::new(),
+            collect_below_bytes: 4 << 30,
+            collect_to_bytes: 16 << 30,
+            keep_outputs: Duration::from_hours(24),
         }
     }
 }

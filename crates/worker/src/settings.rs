@@ -2,6 +2,7 @@
 //! file and the environment; the defaults stand in the library's `Config`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +50,9 @@ pub(crate) struct Flags {
     /// Evaluators at a time; 0 to build only [default: half the processors, at most 4].
     #[arg(long, env = "FLEET_EVAL_SLOTS", value_name = "N", global = true)]
     eval_slots: Option<u32>,
+    /// Where other workers may fetch what this one has, such as [::]:7144; else they have it from the coordinator.
+    #[arg(long, env = "FLEET_PEER_LISTEN", value_name = "ADDRESS:PORT", global = true)]
+    peer_listen: Option<SocketAddr>,
 }
 
 /// What a worker.toml may say.
@@ -77,6 +81,11 @@ struct File {
     daemon_patience_s: Option<u64>,
     start_within_s: Option<u64>,
     drain_timeout_s: Option<u64>,
+    peer_listen: Option<SocketAddr>,
+    peer_addresses: Option<Vec<String>>,
+    collect_below_bytes: Option<u64>,
+    collect_to_bytes: Option<u64>,
+    keep_outputs_s: Option<u64>,
 }
 
 /// Why the settings cannot be used.
@@ -162,6 +171,11 @@ fn apply(config: &mut Config, flags: &Flags, file: File) {
     set(&mut config.daemon_patience, seconds(file.daemon_patience_s));
     set(&mut config.start_within, seconds(file.start_within_s));
     set(&mut config.drain_timeout, seconds(file.drain_timeout_s));
+    set(&mut config.peer_addresses, file.peer_addresses);
+    set(&mut config.collect_below_bytes, file.collect_below_bytes);
+    set(&mut config.collect_to_bytes, file.collect_to_bytes);
+    set(&mut config.keep_outputs, seconds(file.keep_outputs_s));
+    config.peer_listen = flags.peer_listen.or(file.peer_listen);
     config.emulated_systems = file.emulated_systems;
     config.build_dir = file.build_dir;
 }
@@ -173,11 +187,27 @@ fn check(config: &Config) -> Result<(), SettingsError> {
         ("probe_interval_s", "at least 1", !config.probe_interval.is_zero()),
         ("probe_deadline_s", "at least 1", !config.probe_deadline.is_zero()),
         ("start_within_s", "at least 1", !config.start_within.is_zero()),
+        (
+            "peer_addresses",
+            "a list of HOST:PORT, and go with peer_listen",
+            config.peer_addresses.iter().all(|address| has_port(address))
+                && (config.peer_addresses.is_empty() || config.peer_listen.is_some()),
+        ),
+        (
+            "collect_to_bytes",
+            "at least collect_below_bytes",
+            config.collect_below_bytes <= config.collect_to_bytes,
+        ),
     ];
     match rules.into_iter().find(|(_, _, holds)| !holds) {
         Some((what, rule, _)) => Err(SettingsError::Value { what, rule }),
         None => Ok(()),
     }
+}
+
+fn has_port(address: &str) -> bool {
+    let split = address.rsplit_once(':');
+    split.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn file(named: Option<&Path>) -> Result<File, SettingsError> {
@@ -234,6 +264,11 @@ mod tests {
         assert_eq!((config.slots, config.eval_slots, config.drain_timeout), (9, 2, Duration::from_secs(3)));
         assert_eq!(config.imports, ImportPolicy::Forbid);
         assert_eq!(config.spool_bytes, 256 << 20);
+        assert_eq!(config.peer_listen, None);
+        let toml = "coordinator = 'https://c'\npeer_listen = '[::]:7144'\npeer_addresses = ['w.example:7144', '[fd00::1]:7144']";
+        let peer_listen = Some("127.0.0.1:7145".parse().expect("an address"));
+        let config = read(toml, Flags { peer_listen, ..Flags::default() }).expect("settings").config;
+        assert_eq!((config.peer_listen, config.peer_addresses.len()), (peer_listen, 2));
     }
 
     #[test]
@@ -247,6 +282,13 @@ mod tests {
         assert!(refused("slots = 'many'\n").contains("line 1"));
         assert!(refused("coordinator = 'https://c'\nslots = 0").contains("slots must be at least 1"));
         assert!(refused("coordinator = 'https://c'\nspeed = -1.0").contains("speed"));
+        for wrong in ["['w']", "['w:0']", "[':7144']", "['w:7144', 'w:99999']"] {
+            let toml = format!("coordinator = 'https://c'\npeer_listen = '[::]:7144'\npeer_addresses = {wrong}");
+            assert!(refused(&toml).contains("peer_addresses must be"), "{wrong}");
+        }
+        assert!(refused("coordinator = 'https://c'\npeer_addresses = ['w:7144']").contains("peer_listen"));
+        let inverted = "coordinator = 'https://c'\ncollect_below_bytes = 9\ncollect_to_bytes = 8";
+        assert!(refused(inverted).contains("collect_to_bytes must be at least"));
         assert!(refused("coordinator = 'https://c'\nspeed = nan").contains("speed"));
         assert!(refused("coordinator = 'http://c'").contains("https://HOST"));
         assert!(refused("").contains("--coordinator URL"));

@@ -227,7 +227,16 @@ fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id:
             Some(systems) => systems.clone(),
             None => capabilities.emulated(),
         },
-        peer_addresses: Vec::new(),
+        peer_addresses: peer_addresses(config),
+    }
+}
+
+/// Where other workers find this one.
+fn peer_addresses(config: &Config) -> Vec<String> {
+    match config.peer_listen {
+        Some(listen) if config.peer_addresses.is_empty() => vec![format!("{}:{}", config.name, listen.port())],
+        Some(_) => config.peer_addresses.clone(),
+        None => Vec::new(),
     }
 }
 
