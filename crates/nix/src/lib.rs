@@ -17,6 +17,7 @@ pub mod nar;
 pub mod narinfo;
 pub mod path_info;
 mod plain_text;
+pub mod references;
 pub mod signature;
 pub mod store_path;
 
@@ -32,5 +33,6 @@ pub use derived_path::{DerivedPath, OutputSet};
 pub use hash::{Hash, HashAlgorithm, NarHash};
 pub use narinfo::NarInfo;
 pub use path_info::{PathInfo, fingerprint};
+pub use references::{ModuloHasher, ReferenceScanner};
 pub use signature::{PublicKey, SecretKey, Signature};
 pub use store_path::{OutputName, StoreDir, StorePath, StorePathError};

@@ -69,6 +69,13 @@ impl<'a> Attributes<'a> {
         self.flag("allowSubstitutes", true)
     }
 
+    /// Whether this output's references are not looked for: the builder answers for it that it needs nothing. As in
+    /// Nix, only structured attributes can say so.
+    pub fn discards_references(&self, output: &str) -> bool {
+        let outputs = self.structured.as_ref().and_then(|all| all.get("unsafeDiscardReferences"));
+        outputs.and_then(|outputs| outputs.get(output)).and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// Package name and version: as the attributes say, else as the name is split by Nix.
     pub fn pname_version(&self) -> (String, Option<String>) {
         match (self.string("pname"), self.string("version")) {

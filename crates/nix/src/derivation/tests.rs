@@ -198,6 +198,22 @@ fn attributes_are_read_from_the_environment() {
 }
 
 #[test]
+fn only_structured_attributes_discard_references_and_only_of_the_outputs_they_name() {
+    let discards = |key: &[u8], value: &str, output: &str| {
+        let (_, mut derivation) = named("multiple-2.0.drv");
+        derivation.env.insert(key.to_vec(), value.into());
+        derivation.attributes().expect("valid").discards_references(output)
+    };
+    let json = r#"{"unsafeDiscardReferences":{"out":true,"dev":false,"doc":"true"}}"#;
+    assert!(discards(b"__json", json, "out"));
+    for output in ["dev", "doc", "man"] {
+        assert!(!discards(b"__json", json, output), "{output}");
+    }
+    assert!(!discards(b"__json", r#"{"unsafeDiscardReferences":true}"#, "out"));
+    assert!(!discards(b"unsafeDiscardReferences", r#"{"out":true}"#, "out"));
+}
+
+#[test]
 fn names_are_split_where_nix_splits_them() {
     assert_eq!(split_name("hello-2.12.1"), ("hello", Some("2.12.1")));
     assert_eq!(split_name("nixos-system-alpha-26.05"), ("nixos-system-alpha", Some("26.05")));

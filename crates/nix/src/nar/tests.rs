@@ -213,6 +213,40 @@ fn entries_are_sorted_and_unique() {
 }
 
 #[test]
+fn nothing_leads_through_a_link() {
+    // A link cannot be followed: one name stands for one node, and holds no slash.
+    let link: [&[u8]; 9] = [b"entry", b"(", b"name", b"a", b"node", b"(", b"type", b"symlink", b"target"];
+    let start: [&[u8]; 4] = [b"nix-archive-1", b"(", b"type", b"directory"];
+    let through: [&[u8]; 8] = [b"/etc", b")", b")", b"entry", b"(", b"name", b"a", b"node"];
+    assert!(matches!(fault(&words(&[&start[..], &link, &through].concat())), NarError::OutOfOrder(_)));
+    let inside: [&[u8]; 8] = [b"/etc", b")", b")", b"entry", b"(", b"name", b"a/b", b"node"];
+    assert!(matches!(fault(&words(&[&start[..], &link, &inside].concat())), NarError::BadName(_)));
+}
+
+#[test]
+fn an_archive_knows_no_owner_and_no_mode() {
+    for word in [b"setuid".as_slice(), b"mode", b"owner", b"xattr"] {
+        let nar = words(&[b"nix-archive-1", b"(", b"type", b"regular", word, b"", b"contents", b"", b")"]);
+        assert!(matches!(fault(&nar), NarError::UnexpectedWord { .. }));
+    }
+}
+
+#[test]
+fn sizes_at_the_end_of_what_can_be_counted_are_only_sizes() {
+    for size in [u64::MAX, u64::MAX - 7, 1 << 63, i64::MAX.unsigned_abs()] {
+        let mut nar = words(&[b"nix-archive-1", b"(", b"type", b"regular", b"contents"]);
+        nar.extend_from_slice(&size.to_le_bytes());
+        nar.extend_from_slice(&[0; 64]);
+        assert_eq!(fault(&nar), NarError::Truncated, "{size}");
+        for before in [[b"nix-archive-1".as_slice(), b"(", b"type"].as_slice(), &[b"nix-archive-1"], &[]] {
+            let mut nar = words(before);
+            nar.extend_from_slice(&size.to_le_bytes());
+            assert!(matches!(fault(&nar), NarError::TooLong { .. } | NarError::BadMagic), "{size}");
+        }
+    }
+}
+
+#[test]
 fn every_length_is_bounded() {
     let name = |len| nar_of_names(&[&vec![b'a'; len]]);
     assert!(read(&name(255)).is_ok());
