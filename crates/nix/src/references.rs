@@ -33,7 +33,9 @@ impl ReferenceScanner {
         candidates.sort_unstable();
         candidates.dedup();
         let mut prefixes = Prefixes::default();
-        candidates.iter().for_each(|(part, ..)| prefixes.insert(part));
+        for (part, ..) in &candidates {
+            prefixes.insert(part);
+        }
         Self { candidates, prefixes, tail: Vec::with_capacity(2 * TAIL_LEN) }
     }
 
@@ -44,7 +46,9 @@ impl ReferenceScanner {
             if prefixes.may_have(part) {
                 let first = candidates.partition_point(|(known, ..)| known < part);
                 let equal = candidates[first..].iter_mut().take_while(|(known, ..)| known == part);
-                equal.for_each(|(.., found)| *found = true);
+                for (.., found) in equal {
+                    *found = true;
+                }
             }
         };
         self.tail.extend_from_slice(&bytes[..bytes.len().min(TAIL_LEN)]);
@@ -201,7 +205,9 @@ mod tests {
 
     fn scan(candidates: &[StorePath], pieces: &[&[u8]]) -> BTreeSet<StorePath> {
         let mut scanner = ReferenceScanner::new(candidates.iter().cloned());
-        pieces.iter().for_each(|piece| scanner.update(piece));
+        for piece in pieces {
+            scanner.update(piece);
+        }
         scanner.finish()
     }
 
