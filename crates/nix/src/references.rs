@@ -127,13 +127,11 @@ impl ModuloHasher {
 fn each_hash_part(bytes: &[u8], seen: &mut impl FnMut(&HashPart)) {
     let mut rest = bytes;
     while let Some(window) = rest.first_chunk::<HASH_PART_LEN>() {
-        let skip = match window.iter().rposition(|byte| !base32::is_character(*byte)) {
-            Some(other) => other + 1,
-            None => {
-                seen(window);
-                1
-            }
-        };
+        let other = window.iter().rposition(|byte| !base32::is_character(*byte));
+        if other.is_none() {
+            seen(window);
+        }
+        let skip = other.map_or(1, |other| other + 1);
         rest = &rest[skip..];
     }
 }
