@@ -95,7 +95,7 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
 }
 
 async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork) -> Outcome {
-    let (drv, mut lane) = match begin(context, work).await {
+    let (drv, mut lane) = match begin(context, lease, work).await {
         Ok(begun) => begun,
         Err(error) => return Outcome::of_error(&error, None),
     };
@@ -138,19 +138,24 @@ async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork)
 }
 
 /// Roots and inputs first.
-async fn begin(context: &Context, work: &v1::StepWork) -> Result<(StorePath, Lane), StepError> {
+async fn begin(
+    context: &Context,
+    lease: &v1::Lease,
+    work: &v1::StepWork,
+) -> Result<(StorePath, Lane), StepError> {
     let drv: StorePath = work.drv.parse()?;
     let inputs = work.inputs.iter().map(|path| path.parse()).collect::<Result<BTreeSet<StorePath>, _>>()?;
     context.roots.hold(inputs.iter().chain([&drv])).await?;
+    let right = v1::WorkRight { lease: lease.lease, epoch: lease.epoch, ..v1::WorkRight::default() };
     let (timeout_s, max_silent_s) = (work.timeout_s, work.max_silent_s);
     let purpose = Purpose::Build { timeout_s, max_silent_s, max_log_bytes: work.max_log_bytes };
     let mut lane = context.lanes.take(purpose).await?;
-    match make_valid(context, &mut lane, &inputs).await {
+    match make_valid(context, &mut lane, &inputs, right).await {
         // The end of an idle connection shows only when it is used.
         Err(StepError::Daemon(error)) if error.remote().is_none() => {
             context.lanes.forget_idle();
             lane = context.lanes.take(purpose).await?;
-            make_valid(context, &mut lane, &inputs).await?;
+            make_valid(context, &mut lane, &inputs, right).await?;
         }
         made => made?,
     }
@@ -234,10 +239,11 @@ async fn make_valid(
     context: &Context,
     lane: &mut Lane,
     inputs: &BTreeSet<StorePath>,
+    right: v1::WorkRight,
 ) -> Result<(), StepError> {
     let valid = lane.daemon.query_valid_paths(inputs, Substitute::No).await?;
     if valid.len() < inputs.len() {
-        transfer::make_valid(context, inputs).await?;
+        transfer::make_valid(context, inputs, right).await?;
     }
     Ok(())
 }

@@ -59,7 +59,8 @@ async fn realise(context: &Context, outbox: &Outbox, job: &v1::Realise) -> Resul
     let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let wanted = std::iter::once(path.clone()).collect();
     if lane.daemon.query_valid_paths(&wanted, Substitute::No).await?.is_empty() {
-        transfer::make_valid(context, &wanted).await?;
+        let right = v1::WorkRight { realise_job: job.job, epoch: job.epoch, ..v1::WorkRight::default() };
+        transfer::make_valid(context, &wanted, right).await?;
     }
     if job.closure {
         for info in closure(context, &mut lane.daemon, &path).await?.chunks(INFOS_PER_MESSAGE) {

@@ -26,7 +26,7 @@ use tonic::{Code, Status};
 use crate::backoff::{self, Backoff};
 use claims::Claims;
 
-pub(crate) use inputs::make_valid;
+pub(crate) use inputs::{make_valid, prefetch};
 pub(crate) use publish::{Right, publish};
 
 /// Transfers in one direction at a time: each holds some megabytes.
@@ -56,6 +56,8 @@ pub(crate) enum TransferError {
     Void(Box<Status>),
     #[error("input {path} is not valid here and cannot be substituted: {cause}")]
     InputMissing { path: String, cause: String },
+    #[error("nobody has these inputs any more: {}", listed(.0))]
+    Lost(BTreeSet<StorePath>),
     #[error("the Nix daemon refuses what the coordinator sent")]
     Refused(#[source] DaemonError),
     #[error("what the coordinator sent is damaged")]
@@ -80,7 +82,7 @@ impl TransferError {
     pub(crate) fn class(&self) -> OutcomeClass {
         match self {
             Self::Void(_) => OutcomeClass::Cancelled,
-            Self::InputMissing { .. } => OutcomeClass::InputMissing,
+            Self::InputMissing { .. } | Self::Lost(_) => OutcomeClass::InputMissing,
             Self::NotTrusted(_) => OutcomeClass::Placement,
             Self::Refused(error) if error.to_string().contains("No space left on device") => {
                 OutcomeClass::DiskFull
@@ -179,6 +181,15 @@ impl Patience {
         tokio::time::sleep(self.backoff.wait(backoff::random())).await;
         Ok(())
     }
+}
+
+/// The first few, for people.
+fn listed(paths: &BTreeSet<StorePath>) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = paths.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = paths.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
 }
 
 fn store_path(text: &str) -> Result<StorePath, TransferError> {

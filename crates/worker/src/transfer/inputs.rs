@@ -2,6 +2,7 @@
 //! daemon's substituters. What the coordinator keeps was built by this fleet, and no substituter has it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use fleet_nix::DerivedPath;
 use fleet_nix::daemon::{CheckSignatures, Daemon, DaemonError, Substitute, ignore};
@@ -26,8 +27,12 @@ struct Kept {
     digests: Vec<Digest>,
 }
 
-/// Makes `paths` valid, with all they refer to. They must be rooted.
-pub(crate) async fn make_valid(context: &Context, paths: &BTreeSet<StorePath>) -> Result<(), TransferError> {
+/// Makes `paths` valid, with all they refer to, by the right of a lease or job that needs them. They must be rooted.
+pub(crate) async fn make_valid(
+    context: &Context,
+    paths: &BTreeSet<StorePath>,
+    _right: v1::WorkRight,
+) -> Result<(), TransferError> {
     let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let absent = absent(&mut lane.daemon, paths).await?;
     if absent.is_empty() || !context.relays() {
@@ -45,6 +50,22 @@ pub(crate) async fn make_valid(context: &Context, paths: &BTreeSet<StorePath>) -
     substitute(context, &mut lane.daemon, others).await?;
     context.lanes.give_back(lane);
     import(context, kept, ours).await
+}
+
+/// Brings what a step needs that will probably be leased to us. Ends quietly: the lease brings what is lacking then.
+pub(crate) async fn prefetch(context: Arc<Context>, order: v1::Prefetch) {
+    let inputs: Result<BTreeSet<StorePath>, _> = order.inputs.iter().map(|path| store_path(path)).collect();
+    let (Ok(inputs), Some(right)) = (inputs, order.right) else {
+        tracing::debug!(drv = order.drv, "a hint that cannot be read");
+        return;
+    };
+    let brought = async {
+        context.roots.hold(&inputs).await?;
+        make_valid(&context, &inputs, right).await
+    };
+    if let Err(error) = brought.await {
+        tracing::debug!(drv = order.drv, error = &error as &dyn std::error::Error, "inputs were not brought early");
+    }
 }
 
 async fn absent(
