@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use fleet_core::FleetConfig;
 use fleet_identity::oidc::IssuerConfig;
 use fleet_journal::Location;
+use fleet_store::Place;
 
 pub use layers::{ConfigError, Layers, Origin, Settings};
 pub use table::reference;
@@ -20,8 +21,10 @@ pub use table::reference;
 /// Settings of one coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where chunks, logs, the journal and the coordinator's own CA live; created when absent.
+    /// Where logs, the journal, the coordinator's own CA and by default chunks live; created when absent.
     pub state_dir: PathBuf,
+    /// Where chunks and manifests are kept, if not in the state directory.
+    pub objects: Option<Place>,
     /// Where what must survive a restart is kept.
     pub journal: JournalChoice,
     /// What to do when another coordinator has the journal: wait for its end instead of giving up.
@@ -43,6 +46,7 @@ impl Config {
     pub fn new(state_dir: PathBuf) -> Self {
         Self {
             state_dir,
+            objects: None,
             journal: JournalChoice::Memory,
             standby: false,
             fleet: FleetConfig::default().embedded(),
@@ -70,6 +74,11 @@ impl Config {
             JournalChoice::Sqlite => Location::Sqlite(self.state_dir.join("coordinator.sqlite")),
             JournalChoice::Postgres(database) => Location::Postgres(database.clone()),
         }
+    }
+
+    /// Where chunks and manifests are kept.
+    pub fn objects(&self) -> Place {
+        self.objects.clone().unwrap_or_else(|| Place::Directory(self.state_dir.join("objects")))
     }
 
     /// The socket for clients and workers of this machine.

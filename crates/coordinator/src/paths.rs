@@ -5,12 +5,11 @@ mod checked;
 mod verify;
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use fleet_nix::nar::NarError;
 use fleet_nix::{NarHash, StoreDir};
-use fleet_store::{ChunkStore, Digest, Kept, Manifest, ManifestError, Manifests, StoreError};
+use fleet_store::{ChunkStore, Digest, Kept, Manifest, Manifests, Objects, StoreError};
 use fleet_wire::v1;
 use prost::Message;
 use thiserror::Error;
@@ -42,9 +41,7 @@ pub(crate) enum PathsError {
     #[error("a closure of more than {MAX_CLOSURE} paths is not described")]
     TooMany,
     #[error(transparent)]
-    Chunks(StoreError),
-    #[error(transparent)]
-    Manifests(#[from] ManifestError),
+    Store(#[from] StoreError),
     #[error("keeping paths was interrupted")]
     Interrupted,
 }
@@ -57,51 +54,42 @@ pub(crate) struct VerifiedPath(CheckedPath);
 #[derive(Clone, Debug)]
 pub(crate) struct PathTable {
     store_dir: StoreDir,
-    manifests: Arc<Manifests>,
+    manifests: Manifests,
     chunks: ChunkStore,
     verifiers: Arc<Semaphore>,
 }
 
 impl PathTable {
-    /// The paths of a directory, which is created; their chunks are in `chunks`.
-    pub(crate) fn open(directory: &Path, chunks: ChunkStore) -> Result<Self, ManifestError> {
-        Ok(Self {
+    /// The paths that `objects` keeps.
+    pub(crate) fn new(objects: &Objects) -> Self {
+        Self {
             store_dir: StoreDir::default(),
-            manifests: Arc::new(Manifests::open(directory)?),
-            chunks,
+            manifests: objects.manifests(),
+            chunks: objects.chunks(),
             verifiers: Arc::new(Semaphore::new(VERIFIERS)),
-        })
+        }
     }
 
     /// Those of `paths` that are kept, in their order.
     pub(crate) async fn stored(&self, mut paths: Vec<String>) -> Result<Vec<String>, PathsError> {
-        self.blocking(move |manifests| {
-            let mut failed = Ok(());
-            paths.retain(|path| {
-                manifests.has(path).unwrap_or_else(|error| {
-                    failed = Err(error.into());
-                    false
-                })
-            });
-            failed.map(|()| paths)
-        })
-        .await
+        let kept = self.manifests.which(paths.clone()).await?;
+        let mut kept = kept.into_iter();
+        paths.retain(|_| kept.next().unwrap_or_default());
+        Ok(paths)
     }
 
     /// Looks whether a path is what it is said to be: its chunks are here, they survive a loss of power, and make
     /// this archive.
     pub(crate) async fn verify(&self, path: v1::StoredPath) -> Result<VerifiedPath, PathsError> {
-        let path = CheckedPath::new(&self.store_dir, path)?;
-        let name = path.info.path.to_string();
-        let known = self.blocking(move |manifests| Ok(manifests.read(&name)?)).await;
-        match known {
+        let mut path = CheckedPath::new(&self.store_dir, path)?;
+        match self.manifests.read(path.info.path.as_str()).await {
             Ok(Some(earlier)) => return path.agrees_with(&earlier).map(|()| VerifiedPath(path)),
             // Set aside by now: this one takes its place.
-            Ok(None) | Err(PathsError::Manifests(ManifestError::Damaged(_))) => {}
-            Err(other) => return Err(other),
+            Ok(None) | Err(StoreError::DamagedManifest(_)) => {}
+            Err(other) => return Err(other.into()),
         }
         let _permit = self.verifiers.acquire().await.map_err(|_| PathsError::Interrupted)?;
-        verify::archive(&self.chunks, &path).await?;
+        verify::archive(&self.chunks, &mut path).await?;
         let digests = path.manifest.pieces.iter().map(|piece| piece.digest).collect();
         self.chunks.make_durable(digests).await.map_err(|error| path.chunk_error(error))?;
         Ok(VerifiedPath(path))
@@ -109,45 +97,37 @@ impl PathTable {
 
     /// Keeps a path; durable when this returns. Keeping it twice is nothing, and of two contents the first stays.
     pub(crate) async fn keep(&self, VerifiedPath(path): VerifiedPath) -> Result<(), PathsError> {
-        self.blocking(move |manifests| match manifests.keep(path.info.path.as_str(), &path.manifest)? {
+        match self.manifests.keep(path.info.path.as_str(), &path.manifest).await? {
             Kept::Now => Ok(()),
             Kept::Before(earlier) => path.agrees_with(&earlier),
-        })
-        .await
+        }
     }
 
     /// These paths and what of their closures is kept, references first. A path that lost a chunk is forgotten:
     /// whoever has it may bring it again.
     pub(crate) async fn describe(&self, roots: Vec<String>) -> Result<Vec<v1::StoredPath>, PathsError> {
-        let mut kept = self.blocking(move |manifests| closure(manifests, roots)).await?;
+        let mut kept = closure(&self.manifests, roots).await?;
         let needed: BTreeSet<Digest> =
             kept.iter().flat_map(|(_, manifest)| &manifest.pieces).map(|piece| piece.digest).collect();
-        let lost = self.chunks.missing(needed.into_iter().collect()).await.map_err(PathsError::Chunks)?;
+        let lost = self.chunks.missing(needed.into_iter().collect()).await?;
         let lost: HashSet<Digest> = lost.into_iter().collect();
         if !lost.is_empty() {
             let has_lost = |manifest: &Manifest| manifest.pieces.iter().any(|p| lost.contains(&p.digest));
             let broken = kept.extract_if(.., |(_, manifest)| has_lost(manifest));
             let broken: Vec<String> = broken.map(|(path, _)| path.info.unwrap_or_default().path).collect();
             tracing::error!(?broken, "paths lost chunks and are forgotten");
-            self.blocking(move |manifests| Ok(broken.iter().try_for_each(|path| manifests.forget(path))?))
-                .await?;
+            for path in &broken {
+                self.manifests.forget(path).await?;
+            }
         }
         Ok(kept.into_iter().map(|(path, manifest)| with_manifest(path, &manifest)).collect())
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Manifests) -> Result<T, PathsError> + Send + 'static,
-    ) -> Result<T, PathsError> {
-        let manifests = self.manifests.clone();
-        tokio::task::spawn_blocking(move || work(&manifests)).await.map_err(|_| PathsError::Interrupted)?
     }
 }
 
 type Described = (v1::StoredPath, Manifest);
 
 /// Depth first, with a stack of our own: closures are deep.
-fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Described>, PathsError> {
+async fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Described>, PathsError> {
     enum Visit {
         Enter(String),
         Leave(Box<Described>),
@@ -169,7 +149,7 @@ fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Described>, 
         if seen.len() > MAX_CLOSURE {
             return Err(PathsError::TooMany);
         }
-        let Some(manifest) = manifests.read(&path)? else { continue };
+        let Some(manifest) = manifests.read(&path).await? else { continue };
         let stored = note(&path, &manifest)?;
         let references = stored.info.as_ref().map(|info| info.references.clone()).unwrap_or_default();
         stack.push(Visit::Leave(Box::new((stored, manifest))));
@@ -179,8 +159,8 @@ fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Described>, 
 }
 
 /// What is noted about a path, beside its chunks.
-fn note(path: &str, manifest: &Manifest) -> Result<v1::StoredPath, ManifestError> {
-    v1::StoredPath::decode(&*manifest.note).map_err(|_| ManifestError::Damaged(path.to_owned()))
+fn note(path: &str, manifest: &Manifest) -> Result<v1::StoredPath, StoreError> {
+    v1::StoredPath::decode(&*manifest.note).map_err(|_| StoreError::DamagedManifest(path.to_owned()))
 }
 
 fn with_manifest(path: v1::StoredPath, manifest: &Manifest) -> v1::StoredPath {

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use fleet_identity::oidc::Verifier;
 use fleet_journal::Standby;
-use fleet_store::{ChunkStore, ManifestError, StoreError};
+use fleet_store::{Objects, StoreError};
 use fleet_wire::{DESCRIPTORS, MAX_MESSAGE, v1};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -75,12 +75,9 @@ pub enum StartError {
     /// The index of logs cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The chunk store cannot be opened.
+    /// The object store cannot be opened.
     #[error(transparent)]
-    Chunks(#[from] StoreError),
-    /// The store paths that are kept cannot be opened.
-    #[error(transparent)]
-    Manifests(#[from] ManifestError),
+    Objects(#[from] StoreError),
 }
 
 /// Why a coordinator serves no more.
@@ -99,7 +96,7 @@ pub enum ServeError {
 pub struct Coordinator {
     shell: Handle,
     directory: Directory,
-    chunks: ChunkStore,
+    objects: Objects,
     paths: PathTable,
     logs: LogWriter,
     config: Config,
@@ -123,13 +120,14 @@ impl Coordinator {
         let logs_dir = state.join("logs");
         let logs = LogWriter::open(logs_dir.clone())
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
-        let chunks = ChunkStore::open(&state.join("objects"))?;
-        let paths = PathTable::open(&state.join("manifests"), chunks.clone())?;
+        let objects = Objects::open(&config.objects())?;
+        objects.probe().await?;
+        let paths = PathTable::new(&objects);
         let standby = if config.standby { Standby::Wait } else { Standby::Refuse };
         let journal = fleet_journal::open(&config.location(), standby).await.map_err(RestoreFailed::from)?;
         let shell = Shell::open(settings(&config), journal, index, logs.clone()).await?.spawn();
         let directory = shell.registry.clone();
-        Ok(Self { shell, directory, chunks, paths, logs, config })
+        Ok(Self { shell, directory, objects, paths, logs, config })
     }
 
     /// Ends the shell between two words, as a crash would. What was answered is durable.
@@ -147,7 +145,7 @@ impl Coordinator {
             index_dir: self.config.state_dir.join("journal"),
         };
         let workers = WorkersService { shell: self.shell.inputs.clone() };
-        let chunks = ChunksService { store: self.chunks.clone() };
+        let chunks = ChunksService { store: self.objects.chunks() };
         let runs = v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE);
         let workers = v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE);
         let chunks =

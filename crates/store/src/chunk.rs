@@ -1,18 +1,18 @@
-//! Cutting a stream into chunks, and the frames they travel and rest in. Owns the parameters of the cut;
-//! changing any of them loses all deduplication against older chunks, so a golden test pins them.
+//! Cutting a stream into chunks. Pure. Owns the parameters of the cut; changing any of them loses all deduplication
+//! against older chunks, so a golden test pins them.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 
-use bytes::Bytes;
 use fastcdc::v2020::StreamCDC;
 use thiserror::Error;
+
+use crate::frame::FrameFault;
 
 /// Largest chunk, uncompressed bytes.
 pub const MAX_CHUNK: usize = 1 << 20;
 const AVERAGE_CHUNK: usize = 256 << 10;
 const MIN_CHUNK: usize = 64 << 10;
-const LEVEL: i32 = 3;
 
 /// BLAKE3 of a chunk's uncompressed bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,12 @@ impl Digest {
     /// The name of these bytes.
     pub fn of(data: &[u8]) -> Self {
         Self(*blake3::hash(data).as_bytes())
+    }
+
+    /// Reads what [`Digest`] prints: 64 lowercase hexadecimal digits.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        let lowercase = text.bytes().all(|byte| !byte.is_ascii_uppercase());
+        blake3::Hash::from_hex(text).ok().filter(|_| lowercase).map(|hash| Self(*hash.as_bytes()))
     }
 }
 
@@ -54,6 +60,13 @@ pub struct RawChunk {
     pub data: Vec<u8>,
 }
 
+impl RawChunk {
+    /// These bytes with their name.
+    pub fn new(data: Vec<u8>) -> Self {
+        Self { digest: Digest::of(&data), data }
+    }
+}
+
 /// Why a chunk cannot be made or opened.
 #[derive(Debug, Error)]
 pub enum ChunkError {
@@ -63,13 +76,13 @@ pub enum ChunkError {
     /// Names are 32 bytes.
     #[error("a digest has 32 bytes")]
     NotADigest,
-    /// The frame is not one zstd frame of at most [`MAX_CHUNK`] bytes.
+    /// The frame is not one plain zstd frame of at most [`MAX_CHUNK`] bytes.
     #[error("chunk {digest} is not a valid frame")]
     BadFrame {
         /// Its claimed name.
         digest: Digest,
-        /// What zstd says.
-        source: std::io::Error,
+        /// What is wrong.
+        source: FrameFault,
     },
     /// The content is not what the name says.
     #[error("chunk {expected} holds other content, {actual}")]
@@ -81,47 +94,17 @@ pub enum ChunkError {
     },
 }
 
-/// Cuts `reader` into content-defined chunks: FastCDC 2020, 64 KiB to 1 MiB, 256 KiB on average.
+/// Cuts `reader` into content-defined chunks: FastCDC 2020, 64 KiB to 1 MiB, 256 KiB on average. Memory does not grow
+/// with the stream.
 pub fn cut(reader: impl Read) -> impl Iterator<Item = Result<RawChunk, ChunkError>> {
-    StreamCDC::new(reader, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK).map(|piece| {
-        let data = piece.map_err(ChunkError::Read)?.data;
-        Ok(RawChunk { digest: Digest::of(&data), data })
-    })
-}
-
-/// The frame of a chunk: its bytes as one zstd frame.
-pub fn seal_frame(chunk: &RawChunk) -> Result<Bytes, ChunkError> {
-    zstd::bulk::compress(&chunk.data, LEVEL)
-        .map(Bytes::from)
-        .map_err(|source| ChunkError::BadFrame { digest: chunk.digest, source })
-}
-
-/// The bytes of a frame, checked against its name. Never allocates more than [`MAX_CHUNK`].
-pub fn open_frame(digest: Digest, frame: &[u8]) -> Result<Vec<u8>, ChunkError> {
-    let bad_frame = |source| ChunkError::BadFrame { digest, source };
-    // The library would go on with whatever follows, and skip what it does not know.
-    if zstd::zstd_safe::find_frame_compressed_size(frame).is_ok_and(|length| length != frame.len()) {
-        return Err(bad_frame(io::Error::new(io::ErrorKind::InvalidData, "something follows the frame")));
-    }
-    let data = zstd::bulk::decompress(frame, MAX_CHUNK).map_err(bad_frame)?;
-    let actual = Digest::of(&data);
-    if actual == digest { Ok(data) } else { Err(ChunkError::Mismatch { expected: digest, actual }) }
+    StreamCDC::new(reader, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK)
+        .map(|piece| Ok(RawChunk::new(piece.map_err(ChunkError::Read)?.data)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(len: usize) -> Vec<u8> {
-        let mut state = 0x2545_F491_4F6C_DD1D_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[0]
-        };
-        (0..len).map(|_| next()).collect()
-    }
+    use crate::testing::noise;
 
     #[test]
     fn cut_points_stay_where_they_are() {
@@ -146,18 +129,12 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_opens_only_under_its_own_name() {
-        let chunk = RawChunk { digest: Digest::of(b"content"), data: b"content".to_vec() };
-        let frame = seal_frame(&chunk).expect("compresses");
-        assert_eq!(open_frame(chunk.digest, &frame).expect("opens"), b"content");
-        let other = Digest::of(b"other");
-        assert!(matches!(open_frame(other, &frame), Err(ChunkError::Mismatch { .. })));
-        assert!(matches!(open_frame(chunk.digest, &frame[..5]), Err(ChunkError::BadFrame { .. })));
-    }
-
-    #[test]
-    fn a_bomb_is_refused() {
-        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).expect("compresses");
-        assert!(matches!(open_frame(Digest([0; 32]), &bomb), Err(ChunkError::BadFrame { .. })));
+    fn a_digest_is_read_as_it_is_printed() {
+        let digest = Digest::of(b"content");
+        let text = digest.to_string();
+        assert_eq!(Digest::from_hex(&text), Some(digest));
+        for other in ["", &text[1..], &text.to_uppercase(), &format!("{text}0"), &text.replace('a', "g")] {
+            assert_eq!(Digest::from_hex(other), None, "{other}");
+        }
     }
 }

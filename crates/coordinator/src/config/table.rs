@@ -5,7 +5,8 @@ use super::Config;
 use std::fmt::Write;
 
 use super::value::{
-    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, Place, Seconds, Several, Value,
+    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds,
+    Several, Value,
 };
 
 /// One setting.
@@ -59,7 +60,9 @@ macro_rules! settings {
 /// All settings but `[[oidc]]`, in the order in which they are shown.
 pub(super) const SETTINGS: &[Setting] = settings! {
     "state_dir" = Place, AtStart, state_dir,
-        "Where chunks, logs, the journal and the coordinator's own CA live.";
+        "Where logs, the journal, the coordinator's own CA and by default chunks live.";
+    "objects" = Maybe<ObjectPlace>, AtStart, objects,
+        "Where chunks and manifests are kept: a directory, or `s3://BUCKET/PREFIX` with credentials, region and endpoint from the `AWS_*` environment. Empty: `objects` in `state_dir`.";
     "socket" = Maybe<Place>, AtStart, server.socket,
         "The Unix socket for this machine; its peers may do everything. Empty: `coordinator.sock` in `state_dir`.";
     "listen" = Maybe<Address>, AtStart, server.listen,

@@ -172,6 +172,19 @@ impl Kind<PathBuf> for Place {
     }
 }
 
+/// Where objects are kept: a directory, or S3.
+pub(super) struct ObjectPlace;
+
+impl Kind<fleet_store::Place> for ObjectPlace {
+    fn show(value: &fleet_store::Place) -> String {
+        value.to_string()
+    }
+
+    fn read(value: &Value) -> Result<fleet_store::Place, String> {
+        value.text()?.parse().map_err(|error: fleet_store::PlaceError| error.to_string())
+    }
+}
+
 /// Something that may be absent: empty text.
 pub(super) struct Maybe<K>(std::marker::PhantomData<K>);
 

@@ -104,7 +104,10 @@ impl CheckedPath {
             StoreError::Absent(chunk) | StoreError::Damaged(chunk) => {
                 PathsError::NoChunk { path: self.info.path.to_string(), chunk }
             }
-            other => PathsError::Chunks(other),
+            StoreError::OtherSize { digest: chunk, .. } => {
+                PathsError::PieceSize { path: self.info.path.to_string(), chunk }
+            }
+            other => PathsError::Store(other),
         }
     }
 }
@@ -124,7 +127,7 @@ fn pieces(path: &StorePath, nar_size: u64, manifest: &v1::Manifest) -> Result<Ve
     let piece = |chunk: &v1::ChunkRef| {
         let fits = chunk.size > 0 && chunk.size as usize <= MAX_CHUNK;
         let digest = Digest::try_from(&*chunk.digest).ok().filter(|_| fits);
-        digest.map(|digest| Piece { digest, size: chunk.size })
+        digest.map(|digest| Piece { digest, size: chunk.size, frame: 0 })
     };
     let pieces: Option<Vec<Piece>> = manifest.chunks.iter().map(piece).collect();
     let pieces = pieces.ok_or_else(|| InvalidPath::Bad { path: path.clone(), what: "chunk" })?;

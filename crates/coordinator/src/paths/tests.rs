@@ -1,10 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
 use fleet_nix::nar::NarWriter;
 use fleet_nix::{ContentAddress, ContentAddressMethod, References, source_path};
-use fleet_store::{cut, seal_frame};
+use fleet_store::{Place, cut, seal_frame};
 
 use super::*;
 
@@ -60,9 +61,8 @@ async fn register(table: &PathTable, path: v1::StoredPath) -> Result<(), PathsEr
 }
 
 fn open(directory: &Path) -> (ChunkStore, PathTable) {
-    let chunks = ChunkStore::open(&directory.join("objects")).expect("opens");
-    let table = PathTable::open(&directory.join("manifests"), chunks.clone()).expect("opens");
-    (chunks, table)
+    let objects = Objects::open(&Place::Directory(directory.join("objects"))).expect("opens");
+    (objects.chunks(), PathTable::new(&objects))
 }
 
 /// A path and its chunks.
@@ -399,7 +399,7 @@ fn a_full_chunk_store_says_so_and_keeps_nothing_by_half() {
             assert!(filler.is_err());
             let put = async {
                 for (digest, frame) in &small.chunks {
-                    chunks.put(*digest, frame.clone()).await.map_err(PathsError::Chunks)?;
+                    chunks.put(*digest, frame.clone()).await.map_err(PathsError::Store)?;
                 }
                 register(&table, small.path.clone()).await
             };

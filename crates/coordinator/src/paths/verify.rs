@@ -4,7 +4,7 @@
 use fleet_nix::hash::NarHasher;
 use fleet_nix::nar::{NarError, NarParser};
 use fleet_store::ChunkStore;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use super::PathsError;
 use super::checked::CheckedPath;
@@ -12,32 +12,29 @@ use super::checked::CheckedPath;
 /// Chunks read ahead.
 const READ_AHEAD: usize = 4;
 
-/// Whether the chunks make a well-formed archive of the claimed size and hash.
-pub(super) async fn archive(chunks: &ChunkStore, path: &CheckedPath) -> Result<(), PathsError> {
+/// Whether the chunks make a well-formed archive of the claimed size and hash. Notes how long their frames are.
+pub(super) async fn archive(chunks: &ChunkStore, path: &mut CheckedPath) -> Result<(), PathsError> {
     let name = || path.info.path.to_string();
-    let pieces = futures::stream::iter(path.manifest.pieces.iter().copied());
-    let contents = pieces.map(|piece| async move {
-        let data = chunks.read(piece.digest).await.map_err(|error| path.chunk_error(error))?;
-        if data.len() == piece.size as usize {
-            Ok(data)
-        } else {
-            Err(PathsError::PieceSize { path: name(), chunk: piece.digest })
-        }
-    });
-    let mut contents = contents.buffered(READ_AHEAD);
+    let mut contents = chunks.contents(path.manifest.pieces.clone(), READ_AHEAD);
     let mut check = Check { hasher: NarHasher::new(), parser: NarParser::new() };
-    while let Some(data) = contents.try_next().await? {
-        let fed = tokio::task::spawn_blocking(move || check.feed(&data).map(|()| check)).await;
+    let mut frames = Vec::with_capacity(path.manifest.pieces.len());
+    while let Some(fetched) = contents.try_next().await.map_err(|error| path.chunk_error(error))? {
+        frames.push(fetched.frame.len());
+        let fed = tokio::task::spawn_blocking(move || check.feed(&fetched.data).map(|()| check)).await;
         check = fed
             .map_err(|_| PathsError::Interrupted)?
             .map_err(|source| PathsError::Archive { path: name(), source })?;
     }
     check.parser.finish().map_err(|source| PathsError::Archive { path: name(), source })?;
     let (actual, _) = check.hasher.finish();
-    if actual == path.info.nar_hash {
-        return Ok(());
+    if actual != path.info.nar_hash {
+        return Err(PathsError::OtherHash { path: name(), claimed: path.info.nar_hash, actual });
     }
-    Err(PathsError::OtherHash { path: name(), claimed: path.info.nar_hash, actual })
+    for (piece, frame) in path.manifest.pieces.iter_mut().zip(frames) {
+        // Frames have a megabyte, about.
+        piece.frame = u32::try_from(frame).unwrap_or(u32::MAX);
+    }
+    Ok(())
 }
 
 struct Check {

@@ -7,7 +7,7 @@ use fleet_core::SessionEnd;
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
 use fleet_journal::JournalError;
-use fleet_store::{ManifestError, StoreError};
+use fleet_store::StoreError;
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
 use tonic::{Code, Status};
@@ -114,9 +114,13 @@ pub(crate) fn index(error: &IndexError) -> Status {
 
 pub(crate) fn store(error: &StoreError) -> Status {
     match error {
-        StoreError::Chunk(_) => Status::invalid_argument(with_causes(error)),
+        StoreError::Chunk(_) | StoreError::Name(_) | StoreError::TooLarge(_) => {
+            Status::invalid_argument(with_causes(error))
+        }
         StoreError::Absent(_) => Status::not_found(error.to_string()),
-        StoreError::Damaged(_) => Status::data_loss(error.to_string()),
+        StoreError::Damaged(_) | StoreError::DamagedManifest(_) | StoreError::OtherSize { .. } => {
+            Status::data_loss(error.to_string())
+        }
         full if full.is_full() => no_room(full),
         _ => Status::unavailable(with_causes(error)),
     }
@@ -129,16 +133,11 @@ pub(crate) fn paths(error: &PathsError) -> Status {
         | PathsError::PieceSize { .. }
         | PathsError::Archive { .. }
         | PathsError::OtherHash { .. }
-        | PathsError::TooMany
-        | PathsError::Manifests(ManifestError::Name(_) | ManifestError::TooLarge(_)) => {
-            Status::invalid_argument(with_causes(error))
-        }
+        | PathsError::TooMany => Status::invalid_argument(with_causes(error)),
         PathsError::Differs { .. } => Status::already_exists(error.to_string()),
         PathsError::NoChunk { .. } => Status::failed_precondition(error.to_string()),
-        PathsError::Chunks(error) => store(error),
-        PathsError::Manifests(ManifestError::Damaged(_)) => Status::data_loss(error.to_string()),
-        PathsError::Manifests(full) if full.is_full() => no_room(full),
-        PathsError::Manifests(_) | PathsError::Interrupted => Status::unavailable(with_causes(error)),
+        PathsError::Store(error) => store(error),
+        PathsError::Interrupted => Status::unavailable(with_causes(error)),
     }
 }
 
