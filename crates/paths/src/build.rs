@@ -1,7 +1,7 @@
 //! What a worker says it built, and whether that can be. Its builder could see the closures of its direct inputs and
 //! its own outputs, so what an output refers to is among these.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use fleet_nix::{PathInfo, StorePath};
@@ -17,6 +17,8 @@ pub struct Build {
     pub outputs: Vec<(PathInfo, Named)>,
     /// Direct inputs of the derivation.
     pub inputs: Vec<StorePath>,
+    /// Paths that the derivation names for its outputs, those above or not.
+    pub beside: Vec<StorePath>,
 }
 
 /// Who says that an output has this path.
@@ -39,7 +41,7 @@ pub struct Heard {
 
 impl Table {
     pub(crate) fn hear_built(&mut self, worker: &str, build: Build) -> Result<Heard, Refusal> {
-        let Build { outputs, inputs } = build;
+        let Build { outputs, inputs, beside } = build;
         for (info, named) in &outputs {
             let follows = info.is_content_addressed(&self.store_dir);
             if info.content_address.is_some() && !follows {
@@ -50,8 +52,9 @@ impl Table {
             }
         }
         let outputs: Vec<PathInfo> = outputs.into_iter().map(|(info, _)| info).collect();
-        self.check_references(&outputs, &inputs)?;
-        let named = inputs.len() + outputs.iter().map(|info| info.references.len() + 1).sum::<usize>();
+        self.check_references(&outputs, &inputs, &beside)?;
+        let named =
+            inputs.len() + beside.len() + outputs.iter().map(|info| info.references.len() + 1).sum::<usize>();
         self.room(named)?;
         let stays = |info: &PathInfo| {
             let known = self.id(&info.path).and_then(|id| Some((id, self.known(id)?)));
@@ -65,15 +68,27 @@ impl Table {
             return Ok(Heard { record: None, differs });
         }
         let described = news.iter().map(Described::from).collect();
-        let record = Record::Built { worker: worker.to_owned(), outputs: described, inputs: inputs.clone() };
-        self.enter_built(worker, news, &inputs);
+        let record = Record::Built {
+            worker: worker.to_owned(),
+            outputs: described,
+            inputs: inputs.clone(),
+            beside: beside.clone(),
+        };
+        self.enter_built(worker, news, &inputs, &beside);
         Ok(Heard { record: Some(record), differs })
     }
 
-    pub(crate) fn enter_built(&mut self, worker: &str, outputs: Vec<PathInfo>, inputs: &[StorePath]) {
+    pub(crate) fn enter_built(
+        &mut self,
+        worker: &str,
+        outputs: Vec<PathInfo>,
+        inputs: &[StorePath],
+        beside: &[StorePath],
+    ) {
+        let own: BTreeSet<&StorePath> = outputs.iter().map(|info| &info.path).chain(beside).collect();
         let execution = Arc::new(Execution {
             inputs: inputs.iter().map(|path| self.intern(path)).collect(),
-            outputs: outputs.iter().map(|info| self.intern(&info.path)).collect(),
+            outputs: own.into_iter().map(|path| self.intern(path)).collect(),
         });
         for info in outputs {
             let by_content = info.is_content_addressed(&self.store_dir);
@@ -90,10 +105,16 @@ impl Table {
     }
 
     /// Walks the inputs' closures only as far as it must: most references are inputs themselves.
-    fn check_references(&self, outputs: &[PathInfo], inputs: &[StorePath]) -> Result<(), Refusal> {
-        let own = |path: &StorePath| outputs.iter().any(|info| info.path == *path) || inputs.contains(path);
+    fn check_references(
+        &self,
+        outputs: &[PathInfo],
+        inputs: &[StorePath],
+        beside: &[StorePath],
+    ) -> Result<(), Refusal> {
         let mut wanted: HashSet<&StorePath> = outputs.iter().flat_map(|info| &info.references).collect();
-        wanted.retain(|path| !own(path));
+        for own in outputs.iter().map(|info| &info.path).chain(inputs).chain(beside) {
+            wanted.remove(own);
+        }
         if wanted.is_empty() {
             return Ok(());
         }

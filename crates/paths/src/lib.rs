@@ -4,8 +4,10 @@
 //! the same table of them again. Nothing here says who may do what; [`Refusal`] says why a path is not believed.
 
 mod build;
+pub mod collector;
 mod record;
 mod refusal;
+pub mod roots;
 mod table;
 mod walk;
 

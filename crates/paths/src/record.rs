@@ -18,6 +18,9 @@ pub enum Record {
         outputs: Vec<Described>,
         /// Direct inputs of the derivation.
         inputs: Vec<StorePath>,
+        /// Paths that the derivation names for its outputs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        beside: Vec<StorePath>,
     },
     /// A worker vouched for a path.
     Vouched {

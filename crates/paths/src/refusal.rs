@@ -7,7 +7,9 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// It refers to what its builder could not have seen.
-    #[error("{path} refers to {reference}, which is neither among its inputs' closures nor an output beside it")]
+    #[error(
+        "{path} refers to {reference}, which is neither among its inputs' closures nor an output beside it"
+    )]
     ForeignReference {
         /// The output.
         path: StorePath,
@@ -34,7 +36,9 @@ pub enum Refusal {
     #[error("{0} is named by nothing: neither by its derivation nor by its content")]
     Unnamed(StorePath),
     /// Neither signed by an upstream key nor named by its content.
-    #[error("{0} is known to one machine only: no key of cache.upstream_keys signed it, and its content does not name it")]
+    #[error(
+        "{0} is known to one machine only: no key of cache.upstream_keys signed it, and its content does not name it"
+    )]
     LocalOnly(StorePath),
     /// It is known already, as something else.
     #[error("{0} is known with another content")]

@@ -205,9 +205,9 @@ impl Table {
     /// Learns again what a table learnt before.
     pub fn apply(&mut self, record: Record) {
         match record {
-            Record::Built { worker, outputs, inputs } => {
+            Record::Built { worker, outputs, inputs, beside } => {
                 let outputs = outputs.into_iter().map(PathInfo::from).collect();
-                self.enter_built(&worker, outputs, &inputs);
+                self.enter_built(&worker, outputs, &inputs, &beside);
             }
             Record::Vouched { worker, path, origin } => self.enter(path.into(), origin, None, &worker),
             Record::Held { worker, paths } => drop(self.held(&worker, &paths)),
@@ -231,8 +231,7 @@ impl Table {
         let holder = (!worker.is_empty()).then(|| self.holder(worker));
         let entry = &mut self.entries[id.0 as usize];
         let earlier = entry.known.take().filter(|known| agree(&known.info, &info));
-        let (mut holders, kept, mut execution, mut origin) = (BTreeSet::new(), false, execution, origin);
-        let mut kept = kept;
+        let (mut holders, mut kept, mut execution, mut origin) = (BTreeSet::new(), false, execution, origin);
         if let Some(earlier) = earlier {
             (holders, kept) = (earlier.holders, earlier.kept);
             execution = execution.or(earlier.execution);

@@ -54,7 +54,11 @@ impl Table {
                 Some(known) if standing != Standing::Lost => found.places.push(Place {
                     info: Arc::clone(&known.info),
                     standing,
-                    holders: known.holders.iter().map(|holder| Arc::clone(self.holder_name(*holder))).collect(),
+                    holders: known
+                        .holders
+                        .iter()
+                        .map(|holder| Arc::clone(self.holder_name(*holder)))
+                        .collect(),
                 }),
                 _ => found.lost.push(self.path(id).clone()),
             }
