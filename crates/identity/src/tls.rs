@@ -5,6 +5,7 @@
 
 mod dial;
 mod failure;
+mod peer;
 mod pinned;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::secret::Fingerprint;
 
 pub use dial::{DialError, dial};
 pub use failure::{TlsFailure, explain};
+pub use peer::{peer_client_config, peer_server_config};
 
 /// Both kinds of HTTP that the port speaks, the better one first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
