@@ -113,10 +113,13 @@ fn serve(stream: &TcpStream, shared: &Shared) {
             Some(body) => ("200 OK", body),
             None => ("404 Not Found", Vec::new()),
         };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
-        let body: &[u8] = if method == "HEAD" { &[] } else { &body };
+        let mut answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        if method != "HEAD" {
+            answer.extend(body);
+        }
+        // In one piece: a second one would wait until the first is acknowledged.
         let mut writer = stream;
-        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
+        if writer.write_all(&answer).is_err() {
             return;
         }
     }
