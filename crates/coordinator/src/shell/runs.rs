@@ -221,6 +221,7 @@ impl Shell {
 pub(super) fn without_manifests(mut request: v1::SubmitRequest) -> v1::SubmitRequest {
     for source in [&mut request.before, &mut request.after].into_iter().flatten() {
         source.manifest = None;
+        source.inputs.iter_mut().for_each(|input| input.manifest = None);
     }
     request
 }

@@ -1,3 +1,4 @@
+use super::source::{MAX_CHUNK, MAX_SOURCE_INPUTS};
 use super::*;
 
 const DRV: &str = "00000000000000000000000000000000-x.drv";
@@ -167,7 +168,7 @@ fn long_lists_are_refused_by_name() {
     assert_eq!(host_evaluated(WorkerId(1), nothing), Err(WireError::Missing("result")));
     let nobody = v1::HostEvaluated::default();
     assert_eq!(host_evaluated(WorkerId(1), nobody), Err(WireError::Missing("host")));
-    let outputs = vec![v1::BuiltOutput { name: "out".into(), path: DRV.into() }; MAX_OUTPUTS + 1];
+    let outputs = vec![v1::BuiltOutput { name: "out".into(), path: DRV.into(), info: None }; MAX_OUTPUTS + 1];
     let report = v1::StepReported { drv: DRV.into(), outcome: 1, outputs, ..v1::StepReported::default() };
     assert!(step_reported(WorkerId(1), report, &"".into()).is_err());
     let globs = v1::Selection { hosts: vec!["*".into(); MAX_GLOBS + 1], ..v1::Selection::default() };
