@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 
 use fleet_nix::daemon::{CheckSignatures, DaemonError, Settings, ignore};
+use fleet_nix::signature::SecretKey;
 use fleet_nix::{NarHash, PathInfo, StorePath};
-use fleet_testkit::NixDaemon;
+use fleet_testkit::{DaemonOptions, NixDaemon, Trust};
 use futures::stream;
 
 use crate::support::{connect, file_nar, source_info, store};
@@ -140,4 +141,38 @@ async fn a_sink_that_fails_ends_the_export() {
     let error = client.nar_from_path(&info.path, &mut sink).await.expect_err("nobody reads");
     assert!(matches!(error, DaemonError::Sink(_)), "{error}");
     assert!(client.is_poisoned());
+}
+
+/// A key of the session, in place of one in nix.conf: of a daemon that trusts us it counts, and nothing else does.
+#[tokio::test]
+async fn a_key_of_the_session_counts_where_the_daemon_trusts_us() {
+    let (ours, other) = (SecretKey::from_seed("ours-1", &[1; 32]), SecretKey::from_seed("other-1", &[2; 32]));
+    let (ours, other) = (ours.expect("a name"), other.expect("a name"));
+    for trust in [Trust::Trusted, Trust::Untrusted] {
+        let options = DaemonOptions {
+            trust,
+            require_signatures: true,
+            trusted_public_keys: vec![other.public_key().to_string()],
+            ..DaemonOptions::default()
+        };
+        let daemon = NixDaemon::start(&options);
+        let import = async |name: &str, key: Option<&SecretKey>| {
+            let mut client = connect(&daemon).await;
+            let mut settings = Settings::default();
+            settings.set("extra-trusted-public-keys", &ours.public_key().to_string());
+            client.set_options(&settings).await.expect("set");
+            let nar = file_nar(name.as_bytes());
+            // As if it had been built: its content does not name it.
+            let mut info = PathInfo { content_address: None, ..source_info(name, &nar, &BTreeSet::new()) };
+            if let Some(key) = key {
+                info.sign(&store(), key);
+            }
+            let one = stream::iter([Ok((info.clone(), &nar[..]))]);
+            client.add_multiple_to_store(1, one, CheckSignatures::Yes, &mut ignore).await
+        };
+        assert_eq!(import("ours", Some(&ours)).await.is_ok(), trust == Trust::Trusted, "{trust:?}");
+        import("others", Some(&other)).await.expect("the keys of nix.conf stay");
+        let unsigned = import("unsigned", None).await.expect_err("no signature").to_string();
+        assert!(unsigned.contains("lacks a signature by a trusted key"), "{unsigned}");
+    }
 }
