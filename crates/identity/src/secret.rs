@@ -192,7 +192,8 @@ macro_rules! shown_as_text {
 shown_as_text!(Fingerprint);
 shown_as_text!(TokenId);
 
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+/// Bytes from the system's source for keys.
+pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the system gives randomness");
     bytes
