@@ -31,6 +31,7 @@ pub use address::{AddressError, DaemonAddress};
 pub use build_result::{BuildResult, BuildStatus, read_build_result};
 pub use connection::Daemon;
 pub use error::{DaemonError, Malformed, ReadError, RemoteError};
+pub use garbage::Collected;
 pub use import::CheckSignatures;
 pub use log::{Activity, ActivityKind, LogEvent, Observer, ignore};
 pub use operation::Operation;

@@ -184,6 +184,28 @@ async fn indirect_roots_hold_beyond_the_connection_and_the_rest_is_collected() {
     assert!(client.is_valid_path(&kept).await.expect("answered"));
 }
 
+#[tokio::test]
+async fn a_collection_takes_what_nothing_holds_and_says_how_much_it_was() {
+    let daemon = NixDaemon::start_default();
+    let mut importer = connect(&daemon).await;
+    let mut holder = connect(&daemon).await;
+    let kept = import(&mut importer, "kept", &BTreeSet::new()).await.path;
+    let lost = import(&mut importer, "lost", &BTreeSet::new()).await.path;
+    holder.add_temp_root(&kept).await.expect("rooted");
+    drop(importer);
+    // The importer's process lets go when it notices its end.
+    let collected = loop {
+        let collected = holder.collect_garbage(u64::MAX).await.expect("collected");
+        if collected.deleted > 0 {
+            break collected;
+        }
+    };
+    assert!(collected.freed > 0, "{collected:?}");
+    assert!(!holder.is_valid_path(&lost).await.expect("answered"));
+    assert!(holder.is_valid_path(&kept).await.expect("answered"));
+    assert_eq!(holder.collect_garbage(u64::MAX).await.expect("collected").deleted, 0);
+}
+
 fn collect_garbage(daemon: &NixDaemon) {
     let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("nix-store runs");
     assert!(collected.status.success(), "{collected:?}");
