@@ -3,7 +3,9 @@
 //! Who calls follows from the connection (this machine's user, a certificate) or, where that says nothing, from a
 //! bearer token. The services find the [`Caller`] in the request and decide only what depends on its objects.
 
+mod failures;
 mod layer;
+mod pages;
 mod table;
 
 use std::sync::Arc;
@@ -12,7 +14,9 @@ use fleet_identity::{Client, Identity, Kind, Registry, Role};
 use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
+pub(crate) use failures::Failures;
 pub(crate) use layer::{Access, Gatekeeper};
+pub(crate) use pages::{NotAdmitted, Visitor};
 pub(crate) use table::HEALTH_CHECK;
 
 use crate::rpc::status;

@@ -8,11 +8,12 @@ mod table;
 mod value;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fleet_core::FleetConfig;
 use fleet_identity::oidc::IssuerConfig;
 use fleet_journal::Location;
+use fleet_nix::PublicKey;
 use fleet_store::Place;
 
 pub use layers::{ConfigError, Layers, Origin, Settings};
@@ -39,6 +40,10 @@ pub struct Config {
     pub server: ServerConfig,
     /// Issuers of CI tokens.
     pub oidc: Vec<IssuerConfig>,
+    /// What is served to Nix.
+    pub cache: CacheConfig,
+    /// Where the service manager puts secret files, if it does.
+    pub credentials: Option<PathBuf>,
 }
 
 impl Config {
@@ -54,6 +59,8 @@ impl Config {
             upload_outputs: false,
             server: ServerConfig::default(),
             oidc: Vec::new(),
+            cache: CacheConfig::default(),
+            credentials: None,
         }
     }
 
@@ -79,6 +86,14 @@ impl Config {
     /// Where chunks and manifests are kept.
     pub fn objects(&self) -> Place {
         self.objects.clone().unwrap_or_else(|| Place::Directory(self.state_dir.join("objects")))
+    }
+
+    /// The place of a secret file: a plain name is one of the service manager's credentials.
+    pub(crate) fn secret_file(&self, named: &Path) -> PathBuf {
+        match &self.credentials {
+            Some(credentials) => credentials.join(named),
+            None => named.to_owned(),
+        }
     }
 
     /// The socket for clients and workers of this machine.
@@ -143,6 +158,29 @@ impl Default for ServerConfig {
             max_requests: 1_024,
             max_failed_enrolments: 30,
         }
+    }
+}
+
+/// What is served to Nix, and whom Nix believes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Files of the keys that sign, at most two; one that is made when none are given.
+    pub keys: Vec<PathBuf>,
+    /// Whether strangers may read.
+    pub public: bool,
+    /// How Nix ranks it among its caches: the lower, the sooner.
+    pub priority: u32,
+    /// Keys of caches that everybody has: what they signed is not kept here.
+    pub upstream_keys: Vec<PublicKey>,
+}
+
+/// The key of cache.nixos.org.
+const NIXOS_ORG: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        let upstream = NIXOS_ORG.parse().expect("it is a key");
+        Self { keys: Vec::new(), public: false, priority: 30, upstream_keys: vec![upstream] }
     }
 }
 

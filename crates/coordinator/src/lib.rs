@@ -6,6 +6,7 @@
 
 mod access;
 mod attempts;
+mod cache;
 pub mod config;
 mod derivations;
 mod feed;
@@ -19,6 +20,7 @@ mod rpc;
 mod server;
 mod shell;
 
+pub use cache::KeyError;
 pub use config::Config;
 pub use log_index::IndexError;
 pub use server::{Coordinator, ListenError, MaterialError, Program, ProgramError, ServeError, StartError};

@@ -3,6 +3,7 @@
 mod admission;
 mod connection;
 mod frames;
+mod front;
 mod gate;
 mod http;
 mod listener;
@@ -29,14 +30,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::access::{Access, Directory, Gatekeeper};
+use crate::access::{Access, Directory, Failures, Gatekeeper};
+use crate::cache::{Pages, Shelf, Signer};
 use crate::config::Config;
 use crate::log_index::{IndexError, LogIndex};
 use crate::logs::LogWriter;
 use crate::paths::PathTable;
 use crate::rpc::{
-    AdminService, ChunksService, EnrolmentService, Failures, MAX_ADMIN, MAX_ENROLMENT, PathsService,
-    RunsService, WorkersService,
+    AdminService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_ENROLMENT, PathsService, RunsService,
+    WorkersService,
 };
 use crate::shell::{Handle, Input, RestoreFailed, Settings, Shell};
 use http::Audience;
@@ -190,6 +192,12 @@ impl Coordinator {
             .add_service(reflection.max_decoding_message_size(MAX_QUESTION))
     }
 
+    /// What is served to plain HTTP clients.
+    fn pages(&self, gatekeeper: Gatekeeper, signer: Arc<Signer>) -> Pages {
+        let shelf = Shelf::new(&self.objects);
+        Pages::new(gatekeeper, self.config.cache.clone(), signer, shelf, self.logs.clone())
+    }
+
     /// Whether the shell answers: it does all that is done here.
     pub async fn lives(&self) -> bool {
         let (reply, answer) = oneshot::channel();
@@ -211,7 +219,9 @@ impl Coordinator {
         let (connections, accepted) = mpsc::channel::<Connection>(ACCEPTED);
         let coordinator = self.clone();
         tokio::spawn(async move {
-            let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), Verifier::default(), usize::MAX);
+            let failures = Arc::new(Failures::new(u32::MAX));
+            let directory = coordinator.directory.clone();
+            let gatekeeper = Gatekeeper::new(directory, Verifier::default(), usize::MAX, failures);
             let services = Access::new(coordinator.services(None), gatekeeper);
             let streams = coordinator.config.server.max_streams;
             let stopped = coordinator.stopped();

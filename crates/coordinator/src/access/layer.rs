@@ -17,7 +17,7 @@ use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tonic::{Code, Status};
 
 use super::table::{Denied, find};
-use super::{Caller, Directory};
+use super::{Caller, Directory, Failures};
 use crate::rpc::status;
 use crate::server::{Direction, Endable, OpenStream, OpenStreams, Peer, PeerOrigin, TooMany, network};
 
@@ -28,29 +28,35 @@ const CUT_AFTER: Duration = Duration::from_secs(1);
 
 /// What is needed to tell who calls.
 #[derive(Clone, Debug)]
-pub(crate) struct Gatekeeper(Arc<Inner>);
+pub(crate) struct Gatekeeper(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     directory: Directory,
     oidc: ArcSwap<Verifier>,
-    open: Arc<OpenStreams<Shown>>,
+    pub(super) open: Arc<OpenStreams<Shown>>,
+    pub(super) failures: Arc<Failures>,
 }
 
 /// What the caller of an open request has shown, to be looked at again.
 #[derive(Clone, Debug)]
-enum Shown {
+pub(crate) enum Shown {
     Nothing,
     Certificate { identity: Arc<Identity>, connection: CancellationToken },
     Token { token: Arc<ClientToken>, expires: u64 },
 }
 
 impl Gatekeeper {
-    /// Lets in whom the directory and the issuers know.
-    /// Each caller may have `max_requests` open.
-    pub(crate) fn new(directory: Directory, oidc: Verifier, max_requests: usize) -> Self {
-        let open = OpenStreams::new(max_requests);
-        Self(Arc::new(Inner { directory, oidc: ArcSwap::from_pointee(oidc), open }))
+    /// Lets in whom the directory and the issuers know. Each caller may have `max_requests` open; who fails to show
+    /// a page's reader is counted among `failures`.
+    pub(crate) fn new(
+        directory: Directory,
+        oidc: Verifier,
+        max_requests: usize,
+        failures: Arc<Failures>,
+    ) -> Self {
+        let (oidc, open) = (ArcSwap::from_pointee(oidc), OpenStreams::new(max_requests));
+        Self(Arc::new(Inner { directory, oidc, open, failures }))
     }
 
     /// Each caller may have so many requests open from now on.
@@ -114,7 +120,8 @@ impl Gatekeeper {
         }
     }
 
-    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<(Caller, Shown), Status> {
+    /// Who calls, by the connection, else by the token.
+    pub(super) async fn identify(&self, peer: &Peer, token: Token<'_>) -> Result<(Caller, Shown), Status> {
         let identity = match &peer.origin {
             PeerOrigin::Here => return Ok((Caller::Here, Shown::Nothing)),
             PeerOrigin::Remote { identity, .. } => identity,
@@ -126,10 +133,10 @@ impl Gatekeeper {
             let shown = Shown::Certificate { identity: identity.clone(), connection: peer.cut.clone() };
             return Ok((Caller::from_certificate(identity), shown));
         }
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok((Caller::Nobody, Shown::Nothing)) };
-        let text = header.to_str().ok().and_then(|text| text.split_once(' '));
-        let Some((_, token)) = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-            return Err(status::bad_credential("the authorization header holds no bearer token"));
+        let token = match token {
+            Token::Absent => return Ok((Caller::Nobody, Shown::Nothing)),
+            Token::Unreadable(why) => return Err(status::bad_credential(why)),
+            Token::Shown(token) => token,
         };
         if ClientToken::is_meant_by(token) {
             let token: ClientToken = token.parse().map_err(|error| status::bad_credential(&error))?;
@@ -146,7 +153,7 @@ impl Gatekeeper {
     async fn admit(&self, request: &mut Request<Body>) -> Result<OpenStream<Shown>, Status> {
         let who = find(request.uri().path()).ok_or_else(status::not_served)?;
         let peer = request.extensions().get::<Peer>().cloned().ok_or_else(status::no_peer)?;
-        let (caller, shown) = self.identify(&peer, request.headers()).await?;
+        let (caller, shown) = self.identify(&peer, bearer(request.headers())).await?;
         // No service, and no log of one, has business with it.
         request.headers_mut().remove(AUTHORIZATION);
         match who.check(&caller) {
@@ -161,8 +168,24 @@ impl Gatekeeper {
     }
 }
 
+/// What a request holds of a token.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Token<'a> {
+    Absent,
+    Unreadable(&'static str),
+    Shown(&'a str),
+}
+
+fn bearer(headers: &HeaderMap) -> Token<'_> {
+    let Some(header) = headers.get(AUTHORIZATION) else { return Token::Absent };
+    match header.to_str().ok().and_then(|text| text.split_once(' ')) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Token::Shown(token),
+        _ => Token::Unreadable("the authorization header holds no bearer token"),
+    }
+}
+
 /// Under which name a caller's requests are counted; this machine's own are not.
-fn counted_as(caller: &Caller, peer: &Peer) -> Option<String> {
+pub(super) fn counted_as(caller: &Caller, peer: &Peer) -> Option<String> {
     match (caller, &peer.origin) {
         (Caller::Worker(identity), _) => Some(format!("worker {}", identity.name)),
         (Caller::Client(client), _) => Some(format!("client {}", client.name)),

@@ -7,6 +7,7 @@ use fleet_telemetry::with_causes;
 use super::JournalChoice;
 use super::layers::{ConfigError, Origin, Settings};
 use super::value::has_password;
+use crate::cache;
 use crate::server::material;
 
 /// A worker that says nothing for 30 s is lost: it must have had two chances to speak.
@@ -18,6 +19,7 @@ pub(super) fn all(settings: &Settings) -> Result<(), ConfigError> {
     heartbeats(settings)?;
     tls(settings)?;
     issuers(settings)?;
+    cache(settings)?;
     journal(settings)
 }
 
@@ -69,6 +71,19 @@ fn issuers(settings: &Settings) -> Result<(), ConfigError> {
         Verifier::new(issuers).map_err(|error| wrong(with_causes(&error)))?;
     }
     Ok(())
+}
+
+fn cache(settings: &Settings) -> Result<(), ConfigError> {
+    let keys = &settings.config.cache.keys;
+    let wrong = |text: &str| ConfigError::new(settings.origin("cache.keys"), format!("cache.keys: {text}"));
+    if let Some(plain) = keys.iter().find(|key| !settings.config.secret_file(key).is_absolute()) {
+        let text = format!(
+            "{}: a plain name is a credential, and there is no CREDENTIALS_DIRECTORY",
+            plain.display()
+        );
+        return Err(wrong(&text));
+    }
+    cache::keys::given(&settings.config).map(drop).map_err(|error| wrong(&with_causes(&error)))
 }
 
 fn journal(settings: &Settings) -> Result<(), ConfigError> {

@@ -10,6 +10,9 @@ use super::table::{Change, SETTINGS, Setting, find};
 use super::value::Value;
 use super::{Config, check, file};
 
+/// What a service manager calls the directory of a service's secrets.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -101,6 +104,7 @@ impl Layers {
         for (key, flag, text) in &self.flags {
             settings.set(key, &Value::Text(text.clone()), Origin::Flag(flag.clone()))?;
         }
+        settings.config.credentials = self.environment.get(CREDENTIALS).map(PathBuf::from);
         check::all(&settings)?;
         Ok(settings)
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::value::{
     Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds,
-    Several, Value,
+    Secret, Several, Trusted, Value,
 };
 
 /// One setting.
@@ -130,7 +130,15 @@ pub(super) const SETTINGS: &[Setting] = settings! {
     "server.max_requests" = Count, AtOnce, server.max_requests,
         "Requests at a time of one client or worker over all its connections; for strangers, of one address.";
     "server.max_failed_enrolments" = Count, AtOnce, server.max_failed_enrolments,
-        "Failed enrolments of one address a minute; more are not looked at.";
+        "Failed enrolments, and wrong passwords at the cache, of one address a minute; more are not looked at.";
+    "cache.keys" = Several<Secret>, AtOnce, cache.keys,
+        "Files of the keys that sign what the cache serves, as `nix key generate-secret` makes them: two while rotating. A plain name is a credential of the service manager. Empty: `cache-key` in `state_dir`, made at the first start.";
+    "cache.public" = Flag, AtOnce, cache.public,
+        "Anybody may read what is published. Otherwise: who has the role read.";
+    "cache.priority" = Count, AtOnce, cache.priority,
+        "How Nix ranks the cache among its others; the lower, the sooner.";
+    "cache.upstream_keys" = Several<Trusted>, AtStart, cache.upstream_keys,
+        "Public keys of caches that everybody has: what they signed is never brought here.";
 };
 
 /// The table of all settings for the documentation, in Markdown.

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use fleet_nix::PublicKey;
+
 use super::JournalChoice;
 
 /// A value as it was written, whatever its setting makes of it.
@@ -169,6 +171,39 @@ impl Kind<PathBuf> for Place {
     fn read(value: &Value) -> Result<PathBuf, String> {
         let path = PathBuf::from(value.text()?);
         if path.is_absolute() { Ok(path) } else { Err("expected an absolute path".to_owned()) }
+    }
+}
+
+/// A file that holds a secret: its path, or the name of a credential.
+pub(super) struct Secret;
+
+impl Kind<PathBuf> for Secret {
+    fn show(value: &PathBuf) -> String {
+        value.display().to_string()
+    }
+
+    fn read(value: &Value) -> Result<PathBuf, String> {
+        let path = PathBuf::from(value.text()?);
+        let plain = path.file_name().is_some_and(|name| name == path.as_os_str());
+        if plain || path.is_absolute() {
+            Ok(path)
+        } else {
+            Err("expected an absolute path, or the name of a credential".to_owned())
+        }
+    }
+}
+
+/// A public key of a cache.
+pub(super) struct Trusted;
+
+impl Kind<PublicKey> for Trusted {
+    fn show(value: &PublicKey) -> String {
+        value.to_string()
+    }
+
+    fn read(value: &Value) -> Result<PublicKey, String> {
+        let text = value.text()?;
+        text.parse().map_err(|error| format!("{text:?}: {error}, expected NAME:BASE64"))
     }
 }
 

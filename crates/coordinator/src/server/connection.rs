@@ -1,5 +1,5 @@
 //! One accepted connection: bytes, who is at the other end, and what ends it from our side. Knows HTTP/2 only as
-//! far as `frames` does.
+//! far as `frames` does, and HTTP/1.1 not at all.
 
 use std::io;
 use std::net::IpAddr;
@@ -28,6 +28,15 @@ pub(crate) struct Peer {
     pub(crate) cut: CancellationToken,
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// One request at a time; pages only. What its peer may take its time for is watched by whoever reads requests.
+    Http1,
+    /// Everything.
+    Http2,
+}
+
 /// Where a peer is and what it has shown.
 #[derive(Clone, Debug)]
 pub(crate) enum PeerOrigin {
@@ -48,20 +57,26 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 /// An accepted connection.
 pub(crate) struct Connection {
     transport: Box<dyn Transport>,
+    protocol: Protocol,
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     watch: Option<Watch>,
+    /// Runs while the peer takes nothing of what we write.
+    untaken: Option<Pin<Box<Sleep>>>,
     /// Given back when the connection ends.
     _ticket: Option<Ticket>,
 }
 
-/// How a stranger's bytes are watched.
+/// How the bytes of a stranger's HTTP/2 are watched.
 struct Watch {
     frames: FrameMeter,
     since: Instant,
     /// Until its first frame.
     greeting: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long a peer may leave what we write untaken.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,40 +87,79 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Of this process.
     pub(crate) fn in_memory(stream: DuplexStream) -> Self {
-        Self::new(Box::new(stream), PeerOrigin::Here, None, None)
+        Self::new(Box::new(stream), Protocol::Http2, PeerOrigin::Here, None, None)
     }
 
     /// Of this user on this machine.
     pub(crate) fn unix(stream: UnixStream, ticket: Ticket) -> Self {
-        Self::new(Box::new(stream), PeerOrigin::Here, None, Some(ticket))
+        Self::new(Box::new(stream), Protocol::Http2, PeerOrigin::Here, None, Some(ticket))
     }
 
-    /// Of another machine, after its handshake; it has `greeting_within` for its first frame.
-    pub(crate) fn tls(
+    /// Of another machine, after its handshake; with HTTP/2 it has `greeting_within` for its first frame.
+    pub(super) fn tls(
         stream: TlsStream<TcpStream>,
         address: IpAddr,
         identity: Option<Identity>,
         greeting_within: Duration,
         ticket: Ticket,
     ) -> Self {
-        let watch = Watch {
+        // HTTP/2 over TLS is agreed upon in the handshake; who says nothing means the older one.
+        let protocol = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let watch = (protocol == Protocol::Http2).then(|| Watch {
             frames: FrameMeter::new(0),
             since: Instant::now(),
             greeting: Some(Box::pin(tokio::time::sleep(greeting_within))),
-        };
+        });
         let origin = PeerOrigin::Remote { address, identity: identity.map(Arc::new) };
-        Self::new(Box::new(stream), origin, Some(watch), Some(ticket))
+        Self::new(Box::new(stream), protocol, origin, watch, Some(ticket))
     }
 
     fn new(
         transport: Box<dyn Transport>,
+        protocol: Protocol,
         origin: PeerOrigin,
         watch: Option<Watch>,
         ticket: Option<Ticket>,
     ) -> Self {
         let cut = CancellationToken::new();
         let cancelled = Box::pin(cut.clone().cancelled_owned());
-        Self { transport, peer: Peer { origin, cut }, cut: cancelled, watch, _ticket: ticket }
+        let peer = Peer { origin, cut };
+        Self { transport, protocol, peer, cut: cancelled, watch, untaken: None, _ticket: ticket }
+    }
+
+    /// What is spoken here.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Writes, unless the connection was cut, or its peer takes nothing for too long.
+    fn poll_out<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        out: impl FnOnce(Pin<&mut dyn Transport>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.peer.cut.is_cancelled() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
+        }
+        let done = out(Pin::new(&mut *self.transport), context);
+        if done.is_ready() {
+            self.untaken = None;
+            return done;
+        }
+        let patience = || Box::pin(tokio::time::sleep(TAKEN_WITHIN));
+        if self.untaken.get_or_insert_with(patience).as_mut().poll(context).is_ready() {
+            tracing::info!(peer = ?self.peer.origin, "connection ended: the peer takes nothing");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")));
+        }
+        Poll::Pending
     }
 }
 
@@ -169,18 +223,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.peer.cut.is_cancelled() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
-        }
-        Pin::new(&mut self.transport).poll_write(context, bytes)
+        self.poll_out(context, |transport, context| transport.poll_write(context, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(context)
+        self.poll_out(context, |transport, context| transport.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(context)
+        self.poll_out(context, |transport, context| transport.poll_shutdown(context))
     }
 
     fn poll_write_vectored(
@@ -188,10 +239,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.peer.cut.is_cancelled() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
-        }
-        Pin::new(&mut self.transport).poll_write_vectored(context, pieces)
+        self.poll_out(context, |transport, context| transport.poll_write_vectored(context, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {

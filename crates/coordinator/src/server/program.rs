@@ -16,20 +16,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::admission::Admission;
+use super::front::Front;
 use super::gate::Gate;
 use super::http::{self, Audience};
 use super::listener::{self, ListenError};
 use super::{
     ACCEPTED, Coordinator, Enrolling, Material, MaterialError, ServeError, StartError, create_private,
 };
-use crate::access::{Access, Gatekeeper};
+use crate::access::{Access, Failures, Gatekeeper};
+use crate::cache::{self, KeyError, Pages, Signer};
 use crate::config::{Config, ConfigError, Layers, Settings};
-use crate::rpc::{Failures, status};
+use crate::rpc::status;
 
 /// How long open requests have to end when the coordinator stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,9 @@ pub enum ProgramError {
     /// They do not make a TLS server.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The keys of the cache.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The issuers of CI tokens.
     #[error(transparent)]
     Issuers(#[from] SourceError),
@@ -69,7 +73,7 @@ pub enum ProgramError {
 #[derive(Debug)]
 pub struct Program {
     reloading: Reloading,
-    gate: Gate<Access<Routes>>,
+    gate: Gate<Front>,
     health: HealthReporter,
     socket: PathBuf,
     address: Option<SocketAddr>,
@@ -87,7 +91,9 @@ struct Reloading {
     tls: Arc<ServerTls>,
     admission: Admission,
     failures: Arc<Failures>,
+    signer: Arc<Signer>,
     gatekeeper: Option<Gatekeeper>,
+    pages: Option<Pages>,
     /// SIGHUPs since the program listens: one that comes before it serves is heard when it does.
     signals: Signal,
 }
@@ -100,6 +106,7 @@ impl Program {
         let config = &settings.config;
         create_private(&config.state_dir)?;
         let material = Material::load(config)?;
+        let signer = Arc::new(Signer::open(config)?);
         let tls = Arc::new(ServerTls::new(&material.server)?);
         let admission = Admission::new(&config.server);
         let (accepted, connections) = mpsc::channel(ACCEPTED);
@@ -128,9 +135,18 @@ impl Program {
         let server = tokio::spawn(http::serve(gate.clone(), connections, audience, streams, stop));
         let failures = Arc::new(Failures::new(config.server.max_failed_enrolments));
         let material = Arc::new(ArcSwap::from_pointee(material));
-        let gatekeeper = None;
-        let reloading =
-            Reloading { layers, settings, material, tls, admission, failures, gatekeeper, signals };
+        let reloading = Reloading {
+            layers,
+            settings,
+            material,
+            tls,
+            admission,
+            failures,
+            signer,
+            gatekeeper: None,
+            pages: None,
+            signals,
+        };
         Ok(Self { reloading, gate, health, socket, address, accepting, server, stop_server })
     }
 
@@ -170,14 +186,18 @@ impl Program {
     async fn open(&mut self, coordinator: &Coordinator, config: &Config) -> Result<Gatekeeper, ProgramError> {
         let issuers = Verifier::new(config.oidc.clone())?;
         let max_requests = config.server.max_requests;
-        let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), issuers, max_requests);
+        let failures = self.reloading.failures.clone();
+        let gatekeeper = Gatekeeper::new(coordinator.directory.clone(), issuers, max_requests, failures);
         self.reloading.gatekeeper = Some(gatekeeper.clone());
         let enrolling = Enrolling {
             material: self.reloading.material.clone(),
             failures: self.reloading.failures.clone(),
             health: self.health.clone(),
         };
-        self.gate.open(Access::new(coordinator.services(Some(enrolling)), gatekeeper.clone()));
+        let procedures = Access::new(coordinator.services(Some(enrolling)), gatekeeper.clone());
+        let pages = coordinator.pages(gatekeeper.clone(), self.reloading.signer.clone());
+        self.reloading.pages = Some(pages.clone());
+        self.gate.open(Front::new(procedures, pages));
         self.health.set_service_status("", ServingStatus::Serving).await;
         Ok(gatekeeper)
     }
@@ -268,10 +288,15 @@ impl Reloading {
     /// All or nothing.
     fn exchange(&self, config: &Config) -> Result<(), ProgramError> {
         let issuers = Verifier::new(config.oidc.clone())?;
+        cache::keys::given(config)?;
         self.renew(config)?;
+        self.signer.reload(config)?;
         if let Some(gatekeeper) = &self.gatekeeper {
             gatekeeper.set_issuers(issuers);
             gatekeeper.set_limit(config.server.max_requests);
+        }
+        if let Some(pages) = &self.pages {
+            pages.set(config.cache.clone());
         }
         self.admission.set_limits(&config.server);
         self.failures.set_limit(config.server.max_failed_enrolments);

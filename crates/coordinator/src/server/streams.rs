@@ -138,6 +138,8 @@ pub(crate) enum Direction {
     Request,
     /// To the caller, as the status of the stream.
     Response,
+    /// To the caller, by breaking off: what has no status at its end must not look whole.
+    Page,
 }
 
 impl<C> Endable<C> {
@@ -165,7 +167,7 @@ impl<C> Body for Endable<C> {
         this.over = true;
         let why = this.stream.ending.status();
         Poll::Ready(Some(match this.direction {
-            Direction::Request => Err(why),
+            Direction::Request | Direction::Page => Err(why),
             Direction::Response => {
                 let mut trailers = HeaderMap::new();
                 why.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
