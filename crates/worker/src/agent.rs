@@ -12,10 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Moment;
 use crate::context::{Context, Outbox};
 use crate::jobs::{JobId, Jobs};
-use crate::{eval_job, lease, realise};
+use crate::{eval_job, lease, realise, share, transfer};
 
 /// How long results may take to be acknowledged by a worker that wants to end.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Hints that are followed at a time; the coordinator gives one and waits for its lease.
+const PREFETCHES: usize = 2;
+/// Orders to share at a time; they wait for each other's uploads.
+const SHARES: usize = 256;
 /// How often it is looked whether the worker has been away for too long.
 const AWAY_CHECK: Duration = Duration::from_secs(1);
 
@@ -43,6 +47,8 @@ pub(crate) struct Agent {
     /// Since when no session is open.
     away: Option<Moment>,
     ending: Ending,
+    /// Hints so far.
+    hints: u64,
 }
 
 /// Whether another session may follow.
@@ -64,7 +70,7 @@ enum Ending {
 
 impl Agent {
     pub(crate) fn new(context: Arc<Context>, sessions: Sessions, stop: Stop) -> Self {
-        Self { context, stop, leases: Jobs::default(), sessions, away: None, ending: Ending::No }
+        Self { context, stop, leases: Jobs::default(), sessions, away: None, ending: Ending::No, hints: 0 }
     }
 
     /// We run; false if this worker stood still, and the coordinator did not.
@@ -147,8 +153,33 @@ impl Agent {
             Told::Acknowledged(acknowledged) => context.spool.acknowledge(acknowledged.through),
             Told::Drain(drain) => tracing::info!(reason = drain.reason, "the coordinator gives nothing new"),
             Told::Resume(_) => tracing::info!("the coordinator gives work again"),
-            Told::Welcome(_) | Told::Shutdown(_) | Told::Share(_) | Told::Prefetch(_) => {}
+            Told::Share(order) => self.share(visits, outbox, order),
+            Told::Prefetch(hint) => self.prefetch(visits, hint),
+            Told::Welcome(_) | Told::Shutdown(_) => {}
         }
+    }
+
+    fn share(&self, visits: &mut Jobs, outbox: Outbox, order: v1::Share) {
+        let is_order = |(id, _): &(JobId, u64)| matches!(id, JobId::Share(_));
+        let lost = Message::PathsLost(v1::PathsLost { paths: order.paths.clone() });
+        if visits.running().filter(is_order).count() >= SHARES {
+            tracing::warn!(share = order.share, "too many orders to share at once");
+            // To somebody else, then.
+            let _ = outbox.try_send(lost);
+            return;
+        }
+        let (id, says) = (JobId::Share(order.share), say(outbox.clone(), lost));
+        visits.start(id, 0, share::run(self.context.clone(), outbox, order), says);
+    }
+
+    fn prefetch(&mut self, visits: &mut Jobs, hint: v1::Prefetch) {
+        let is_hint = |(id, _): &(JobId, u64)| matches!(id, JobId::Prefetch(_));
+        if self.is_draining() || visits.running().filter(is_hint).count() >= PREFETCHES {
+            return;
+        }
+        self.hints += 1;
+        let id = JobId::Prefetch(self.hints);
+        visits.start(id, 0, transfer::prefetch(self.context.clone(), hint), async {});
     }
 
     /// Looks after what goes on without a session until `until` is ready.

@@ -6,10 +6,10 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fleet_nix::daemon::{BuildResult, BuildVerdict, DaemonError, LogEvent, Trust};
+use fleet_nix::daemon::{BuildResult, BuildVerdict, LogEvent, Trust};
 use fleet_nix::derivation::BasicDerivation;
 use fleet_nix::store_path::{OutputName, StorePath};
-use fleet_nix::{DerivedPath, OutputSet};
+use fleet_nix::{DerivedPath, OutputSet, PathInfo};
 use fleet_wire::v1;
 
 use crate::context::Context;
@@ -31,6 +31,8 @@ pub(crate) struct Made {
     pub(crate) verdict: BuildVerdict,
     pub(crate) message: String,
     pub(crate) outputs: BTreeMap<OutputName, StorePath>,
+    /// What the store says of them, once they are accepted.
+    pub(crate) infos: Vec<Arc<PathInfo>>,
 }
 
 /// Builds, within the step's limits.
@@ -131,7 +133,7 @@ async fn made(
     if verdict.is_success() {
         outputs = all_outputs(lane, drv, work, basic, outputs).await?;
     }
-    Ok(Made { verdict, message: result.error_message, outputs })
+    Ok(Made { verdict, message: result.error_message, outputs, infos: Vec::new() })
 }
 
 /// Where all outputs are. Some daemons leave them out of their results: then the derivation says it, or, for
@@ -162,12 +164,6 @@ async fn all_outputs(
         }
     }
     Ok(built)
-}
-
-/// NAR sizes of all outputs together, bytes.
-pub(crate) async fn size(lane: &mut Lane, made: &Made) -> Result<u64, DaemonError> {
-    let infos = lane.daemon.query_path_infos(made.outputs.values()).await?;
-    Ok(infos.iter().flatten().map(|info| info.nar_size).sum())
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! What all jobs of a worker share, and how they speak.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use fleet_nix::daemon::Trust;
 use fleet_nix::proxy::StoreProxy;
-use fleet_nix::store_path::StorePath;
-use fleet_nix::{PathInfo, StoreDir};
+use fleet_nix::store_path::{StoreDir, StorePath};
 use fleet_wire::v1;
 use fleet_wire::v1::worker_message::Message;
 use tokio::sync::{Mutex, mpsc};
 use tonic::transport::Channel;
 
 use crate::config::Config;
+use crate::gc_roots::GcRoots;
 use crate::health::Health;
+use crate::infos::Infos;
+use crate::introduced::Introduced;
 use crate::lane::Lanes;
 use crate::planner::Planner;
 use crate::presence::Presence;
@@ -32,8 +33,9 @@ pub(crate) struct Context {
     pub(crate) roots: Roots,
     pub(crate) lanes: Lanes,
     pub(crate) planner: Mutex<Planner>,
-    /// Path infos of valid, rooted paths never change.
-    pub(crate) infos: Mutex<HashMap<StorePath, Arc<PathInfo>>>,
+    /// Outputs that only this machine has.
+    pub(crate) gc_roots: GcRoots,
+    pub(crate) infos: Infos,
     /// Which of them a run has been told.
     pub(crate) told: Mutex<HashMap<String, HashSet<StorePath>>>,
     /// What is said of leases.
@@ -42,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) health: Health,
     /// Outputs that a full disk may have spoilt.
     pub(crate) suspects: Suspects,
+    /// What the coordinator was told of paths that nobody built for it.
+    pub(crate) introduced: Introduced,
     pub(crate) transfer: Transfer,
     /// Connects again by itself.
     pub(crate) coordinator: Channel,
@@ -50,7 +54,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Whether other machines get what is built here, and this one what they build, from the coordinator.
+    /// Whether other machines get what is built here, and this one what they build.
     pub(crate) fn relays(&self) -> bool {
         self.presence.welcome().upload_outputs
     }

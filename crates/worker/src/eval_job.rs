@@ -3,16 +3,19 @@
 
 use std::sync::Arc;
 
+use fleet_nix::PathInfo;
 use fleet_nix::evaluator::{
     ConfigurationKind, EvalError, Evaluator, EvaluatorConfig, FlakeSource, HostAttr, start_evaluator,
 };
 use fleet_wire::v1;
 use fleet_wire::v1::eval_job::Task;
 use fleet_wire::v1::worker_message::Message;
+use tokio::task::JoinSet;
 
 use crate::context::{Context, Outbox, failure};
 use crate::planner::{Asker, Planner};
 use crate::source::{self, SourceError};
+use crate::transfer;
 
 /// Bytes of derivations in one message: heartbeats behind it must not wait for long on a slow link.
 const DERIVATIONS_PER_MESSAGE: usize = 256 << 10;
@@ -32,7 +35,7 @@ pub(crate) async fn run(context: Arc<Context>, outbox: Outbox, job: v1::EvalJob)
 
 type Ended = Result<Vec<v1::Host>, (v1::Failure, Vec<v1::Host>)>;
 
-async fn evaluate(context: &Context, outbox: &Outbox, job: v1::EvalJob) -> Ended {
+async fn evaluate(context: &Arc<Context>, outbox: &Outbox, job: v1::EvalJob) -> Ended {
     let hosts = match &job.task {
         Some(Task::Hosts(hosts)) => hosts.hosts.clone(),
         _ => Vec::new(),
@@ -40,6 +43,9 @@ async fn evaluate(context: &Context, outbox: &Outbox, job: v1::EvalJob) -> Ended
     let no_source = |error: SourceError| (failure(error.code(), &error), hosts.clone());
     let source = job.source.as_ref().ok_or_else(|| no_source(SourceError::Incomplete("itself")))?;
     let source = source::import(context, source).await.map_err(no_source)?;
+    // The evaluator reads it for as long as it runs.
+    let held = context.roots.guard([&source.path]).await;
+    let _held = held.map_err(|error| no_source(SourceError::Import(error)))?;
     let mut evaluator =
         start(context, &source).await.map_err(|error| (eval_failure(&error), hosts.clone()))?;
     match job.task {
@@ -69,12 +75,14 @@ async fn start(context: &Context, source: &FlakeSource) -> Result<Box<dyn Evalua
 }
 
 async fn each_host(
-    (context, outbox): (&Context, &Outbox),
+    (context, outbox): (&Arc<Context>, &Outbox),
     evaluator: &mut dyn Evaluator,
     (job, epoch): (u64, u64),
     hosts: Vec<v1::Host>,
 ) -> Ended {
     let mut hosts = hosts.into_iter();
+    // Ends with the job, and the job with it.
+    let mut bringing = JoinSet::new();
     while let Some(host) = hosts.next() {
         let Some(kind) = kind_from(host.kind) else {
             continue;
@@ -84,7 +92,7 @@ async fn each_host(
         let attr = HostAttr { kind, name: host.name.clone() };
         let faults = context.proxy.faults();
         let (result, over) = match evaluator.evaluate(&attr).await {
-            Ok(toplevel) => (plan(context, outbox, (job, epoch), &toplevel).await, false),
+            Ok(toplevel) => (plan((context, outbox), (job, epoch), &toplevel, &mut bringing).await, false),
             Err(EvalError::Host { cause, .. }) if context.proxy.faults() > faults => {
                 (v1::host_evaluated::Result::Failure(daemon_lost(&cause)), false)
             }
@@ -97,23 +105,27 @@ async fn each_host(
         outbox.send(Message::HostEvaluated(evaluated)).await;
         if over {
             // The flake as a whole, or this machine: what is left may fare better with another job.
-            return Ok(hosts.collect());
+            break;
         }
     }
-    Ok(Vec::new())
+    while bringing.join_next().await.is_some() {}
+    Ok(hosts.collect())
 }
 
 async fn plan(
-    context: &Context,
-    outbox: &Outbox,
+    (context, outbox): (&Arc<Context>, &Outbox),
     job: (u64, u64),
     toplevel: &fleet_nix::evaluator::Toplevel,
+    bringing: &mut JoinSet<()>,
 ) -> v1::host_evaluated::Result {
     // Locked until everything is sent: another job leaves out what this one sends, and must not overtake it.
     let mut planner = context.planner.lock().await;
     match planner.plan(Asker { context, job }, toplevel).await {
         Ok(plan) => {
             send_derivations(outbox, &mut planner, plan.news).await;
+            if !plan.here.is_empty() {
+                bringing.spawn(bring(context.clone(), job, plan.here));
+            }
             v1::host_evaluated::Result::Evaluated(v1::Evaluated {
                 drv: toplevel.drv.to_string(),
                 output_name: toplevel.output_name.clone(),
@@ -123,6 +135,20 @@ async fn plan(
             })
         }
         Err(error) => v1::host_evaluated::Result::Failure(failure("infrastructure", &error)),
+    }
+}
+
+/// Brings to the coordinator what no step makes: it must outlast this machine. Until it is there others have it from
+/// us, and if it cannot be brought as well.
+async fn bring(context: Arc<Context>, (job, epoch): (u64, u64), infos: Vec<Arc<PathInfo>>) {
+    let right = v1::WorkRight { eval_job: job, epoch, ..v1::WorkRight::default() };
+    let brought = async {
+        let _guard = context.roots.guard(infos.iter().map(|info| &info.path)).await?;
+        transfer::publish(&context, infos.clone(), right).await
+    };
+    if let Err(error) = brought.await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(job, error, "what builders need from here stays here");
     }
 }
 

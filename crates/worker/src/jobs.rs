@@ -27,6 +27,10 @@ pub(crate) enum JobId {
     Eval(u64),
     Lease(u64),
     Realise(u64),
+    /// An order to share.
+    Share(u64),
+    /// A hint, by our own count.
+    Prefetch(u64),
 }
 
 impl Jobs {

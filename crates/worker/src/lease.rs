@@ -1,5 +1,6 @@
-//! Executes a lease: its steps in order, on one connection. A step's inputs are made valid first; then the daemon builds, and what became of it is kept for the coordinator. Goes on while no session is
-//! open. Dropping the future cancels.
+//! Executes a lease: its steps in order, on one connection. A step's inputs are made valid first; then the daemon
+//! builds, and what became of it is kept for the coordinator, with what the store says of the outputs. Nothing is
+//! uploaded. Goes on while no session is open. Dropping the future cancels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,15 +13,18 @@ use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
 use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
+use tokio::task::JoinSet;
 
 use crate::attempt::{self, Made};
 use crate::context::Context;
 use crate::health;
+use crate::introduced;
 use crate::lane::{Lane, Purpose};
 use crate::orphans::{self, Traces};
 use crate::outcome::Outcome;
+use crate::roots::Guard;
 use crate::step_log::StepLog;
-use crate::transfer::{self, Right, TransferError};
+use crate::transfer::{self, TransferError};
 use crate::witness::Witness;
 
 /// How often outputs are deleted that something still holds, and how long that is waited for.
@@ -57,6 +61,11 @@ pub(crate) enum StepError {
     TooBig { size: u64, limit: u64 },
     #[error("the disk was full while it was built: its outputs are not to be trusted")]
     Spoilt,
+    #[error(
+        "its outputs refer to {reference} by way of {behind}, which this store has from elsewhere than the fleet: no \
+         upstream cache signed it; if one has it, delete it here, so that it is fetched with its signature"
+    )]
+    Unaccounted { reference: StorePath, behind: StorePath },
 }
 
 impl From<TransferError> for StepError {
@@ -87,15 +96,25 @@ pub(crate) async fn run(context: Arc<Context>, lease: v1::Lease) {
             message: outcome.message,
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             outputs: outcome.outputs,
-            missing: Vec::new(),
+            missing: outcome.missing,
         };
         context.spool.add(Message::StepReported(reported));
     }
     context.spool.add(Message::LeaseFinished(v1::LeaseFinished { lease: lease.lease, epoch: lease.epoch }));
 }
 
+/// A step whose inputs are valid and held.
+struct Begun {
+    drv: StorePath,
+    inputs: BTreeSet<StorePath>,
+    lane: Lane,
+    _guard: Guard,
+    /// Tells of the inputs meanwhile; ends when it is dropped.
+    introducing: JoinSet<Result<(), TransferError>>,
+}
+
 async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork) -> Outcome {
-    let (drv, mut lane) = match begin(context, lease, work).await {
+    let mut step = match begin(context, lease, work).await {
         Ok(begun) => begun,
         Err(error) => return Outcome::of_error(&error, None),
     };
@@ -104,22 +123,23 @@ async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork)
     let places = health::places(&context.config, &context.store_dir);
     let mut witness = Witness::new(places, context.config.suspicious_free_bytes);
     let log = Mutex::new(StepLog::new(context.clone(), lease, work));
-    let built = attempt::build(context, &mut lane, &drv, work, &log, &mut witness).await;
+    let built = attempt::build(context, &mut step.lane, &step.drv, work, &log, &mut witness).await;
     let mut log = log.into_inner().unwrap_or_else(PoisonError::into_inner);
     log.flush();
+    let drv = step.drv.clone();
     let ended = match built {
         Err(StepError::Daemon(DaemonError::Aborted)) if log.is_over_limit() => {
             Err(StepError::LogLimit(work.max_log_bytes))
         }
-        Ok(made) if made.verdict.is_success() => accept(context, lane, (lease, work), made, &witness).await,
+        Ok(made) if made.verdict.is_success() => accept(context, step, work, made, &witness).await,
         Ok(made) => {
-            context.lanes.give_back(lane);
+            context.lanes.give_back(step.lane);
             Ok(made)
         }
         Err(error) => {
             // A connection that broke is closed; one on which the daemon only refused can be used again.
             if matches!(&error, StepError::Daemon(error) if error.remote().is_some()) {
-                context.lanes.give_back(lane);
+                context.lanes.give_back(step.lane);
             }
             Err(error)
         }
@@ -138,14 +158,10 @@ async fn execute(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork)
 }
 
 /// Roots and inputs first.
-async fn begin(
-    context: &Context,
-    lease: &v1::Lease,
-    work: &v1::StepWork,
-) -> Result<(StorePath, Lane), StepError> {
+async fn begin(context: &Arc<Context>, lease: &v1::Lease, work: &v1::StepWork) -> Result<Begun, StepError> {
     let drv: StorePath = work.drv.parse()?;
     let inputs = work.inputs.iter().map(|path| path.parse()).collect::<Result<BTreeSet<StorePath>, _>>()?;
-    context.roots.hold(inputs.iter().chain([&drv])).await?;
+    let guard = context.roots.guard(inputs.iter().chain([&drv])).await?;
     let right = v1::WorkRight { lease: lease.lease, epoch: lease.epoch, ..v1::WorkRight::default() };
     let (timeout_s, max_silent_s) = (work.timeout_s, work.max_silent_s);
     let purpose = Purpose::Build { timeout_s, max_silent_s, max_log_bytes: work.max_log_bytes };
@@ -159,17 +175,23 @@ async fn begin(
         }
         made => made?,
     }
-    Ok((drv, lane))
+    let mut introducing = JoinSet::new();
+    if context.relays() {
+        let (context, inputs) = (context.clone(), inputs.clone());
+        introducing.spawn(async move { introduced::introduce(&context, &inputs, right).await });
+    }
+    Ok(Begun { drv, inputs, lane, _guard: guard, introducing })
 }
 
-/// Outputs are there: whether they may be reported. Where others need them, they are there as well before they are.
+/// Outputs are there: whether they may be reported, and what is said of them.
 async fn accept(
     context: &Context,
-    mut lane: Lane,
-    (lease, work): (&v1::Lease, &v1::StepWork),
-    made: Made,
+    step: Begun,
+    work: &v1::StepWork,
+    mut made: Made,
     witness: &Witness,
 ) -> Result<Made, StepError> {
+    let Begun { inputs, mut lane, mut introducing, .. } = step;
     let is_new = made.verdict == BuildVerdict::Built;
     if is_new && witness.saw_full_disk() || !is_new && context.suspects.any(made.outputs.values()) {
         context.suspects.add(made.outputs.values());
@@ -180,17 +202,27 @@ async fn accept(
     }
     context.suspects.clear(made.outputs.values());
     context.roots.hold(made.outputs.values()).await?;
-    if work.max_output_bytes > 0 {
-        let (size, limit) = (attempt::size(&mut lane, &made).await?, work.max_output_bytes);
-        if size > limit {
-            context.lanes.give_back(lane);
-            return Err(StepError::TooBig { size, limit });
-        }
+    made.infos = context.infos.fresh(&mut lane.daemon, made.outputs.values()).await?;
+    let (size, limit) = (made.infos.iter().map(|info| info.nar_size).sum(), work.max_output_bytes);
+    if limit > 0 && size > limit {
+        context.lanes.give_back(lane);
+        return Err(StepError::TooBig { size, limit });
     }
-    context.lanes.give_back(lane);
-    if context.relays() {
-        let right = Right::Lease { lease: lease.lease, epoch: lease.epoch };
-        transfer::publish(context, &made.outputs.values().cloned().collect(), right).await?;
+    if let Some(told) = introducing.join_next().await {
+        told.unwrap_or(Err(TransferError::Interrupted))?;
+        let unaccounted = context.introduced.unaccounted(context, &mut lane.daemon, &inputs, &made.infos);
+        if let Some((reference, behind)) = unaccounted.await? {
+            context.lanes.give_back(lane);
+            return Err(StepError::Unaccounted { reference, behind });
+        }
+        context.introduced.reported(made.outputs.values());
+    }
+    let kept = context.gc_roots.keep(&mut lane.daemon, &context.store_dir, made.outputs.values());
+    if let Err(error) = kept.await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "outputs are not kept from the collector");
+    }
+    if !lane.daemon.is_poisoned() {
+        context.lanes.give_back(lane);
     }
     Ok(made)
 }

@@ -6,7 +6,9 @@ use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
 
 use crate::attempt::Made;
+use crate::infos::to_wire;
 use crate::lease::StepError;
+use crate::transfer::TransferError;
 use crate::witness::Witness;
 
 /// How an attempt ended.
@@ -15,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) class: OutcomeClass,
     pub(crate) message: String,
     pub(crate) outputs: Vec<v1::BuiltOutput>,
+    /// Inputs that nobody has any more.
+    pub(crate) missing: Vec<String>,
 }
 
 /// What Nix and the system say of a full disk; the first only where it is not the builder that says it.
@@ -25,7 +29,7 @@ const KILLED: [&str; 2] = ["due to signal 9", "exit code 137"];
 
 impl Outcome {
     pub(crate) fn failed(class: OutcomeClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), outputs: Vec::new() }
+        Self { class, message: message.into(), outputs: Vec::new(), missing: Vec::new() }
     }
 
     /// The daemon answered.
@@ -36,7 +40,7 @@ impl Outcome {
             .map(|(name, path)| v1::BuiltOutput {
                 name: name.to_string(),
                 path: path.to_string(),
-                info: None,
+                info: made.infos.iter().find(|info| info.path == *path).map(|info| to_wire(info)),
             })
             .collect();
         let is_said = made.message.contains(NO_SPACE) || made.message.contains(LACK_OF_SPACE);
@@ -46,7 +50,7 @@ impl Outcome {
             }
             _ => made.message,
         };
-        Self { class, message, outputs }
+        Self { class, message, outputs, missing: Vec::new() }
     }
 
     /// There is no answer.
@@ -55,7 +59,7 @@ impl Outcome {
         let (full, oom) = witness.map_or((false, false), |seen| (seen.saw_full_disk(), seen.saw_oom_kill()));
         let class = match error {
             StepError::Transfer(error) => error.class(),
-            StepError::NoDerivation(_) => OutcomeClass::Placement,
+            StepError::NoDerivation(_) | StepError::Unaccounted { .. } => OutcomeClass::Placement,
             StepError::TimedOut(_) => OutcomeClass::TimedOut,
             StepError::LogLimit(_) => OutcomeClass::LogLimit,
             StepError::TooBig { .. } => OutcomeClass::OutputTooBig,
@@ -73,7 +77,13 @@ impl Outcome {
             },
             _ => OutcomeClass::Infrastructure,
         };
-        Self::failed(class, message)
+        let missing = match error {
+            StepError::Transfer(TransferError::Lost(paths)) => {
+                paths.iter().map(ToString::to_string).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self { missing, ..Self::failed(class, message) }
     }
 }
 

@@ -5,6 +5,7 @@
 mod needed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fleet_nix::daemon::{Daemon, DaemonAddress, DaemonError, Settings};
@@ -13,12 +14,13 @@ use fleet_nix::evaluator::Toplevel;
 use fleet_nix::nar::{NarEvent, NarReadError, read_nar};
 use fleet_nix::proxy::StoreProxy;
 use fleet_nix::store_path::{OutputName, StoreDir, StorePath, StorePathError};
-use fleet_nix::{DerivedPath, OutputSet};
+use fleet_nix::{DerivedPath, OutputSet, PathInfo};
 use fleet_wire::v1;
 use thiserror::Error;
 
 use crate::context::Context;
-use crate::transfer::{Right, TransferError, publish};
+use crate::transfer::TransferError;
+use needed::Needed;
 
 /// Largest derivation that fits a message, bytes.
 const MAX_SENT: usize = 8 << 20;
@@ -44,8 +46,13 @@ pub(crate) enum PlanError {
     TooLarge { drv: String, size: usize },
     #[error("derivation {drv} has no output {output}")]
     NoOutput { drv: String, output: String },
-    #[error("what other machines need cannot be brought to the coordinator")]
+    #[error("the coordinator cannot be asked what other machines have")]
     Transfer(#[from] TransferError),
+    #[error(
+        "builders need {0}, which only this machine has: no derivation makes it, its content does not name it, and no \
+         upstream cache signed it"
+    )]
+    LocalOnly(String),
 }
 
 /// For whom a target is planned.
@@ -63,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) wanted: Vec<StorePath>,
     pub(crate) news: Vec<v1::Derivation>,
     pub(crate) substitutable_new: u32,
+    /// Valid here and nowhere else, and what the coordinator believes of it: others need it.
+    pub(crate) here: Vec<Arc<PathInfo>>,
 }
 
 /// Knows what was asked and told in this session.
@@ -100,9 +109,8 @@ impl Planner {
         Ok(Self { address, daemon, store_dir, known, told, counted, elsewhere, job })
     }
 
-    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it. Where others build, what
-    /// they need from here is with the coordinator when this returns. A connection that was lost, or cut by a
-    /// cancelled job, is made again.
+    /// Asks what `toplevel` needs, and collects what the coordinator has not seen of it. A connection that was lost, or
+    /// cut by a cancelled job, is made again.
     pub(crate) async fn plan(&mut self, asker: Asker<'_>, toplevel: &Toplevel) -> Result<Plan, PlanError> {
         self.stay_bounded();
         if self.job != asker.job {
@@ -161,19 +169,18 @@ impl Planner {
             .output_name
             .parse()
             .map_err(|error| PlanError::OutputName(toplevel.output_name.clone(), error))?;
-        let Asker { context, job: (job, epoch) } = asker;
-        let proxy = &context.proxy;
+        let proxy = &asker.context.proxy;
         let goal = (toplevel.drv.clone(), output_name);
-        let (wanted, substitutable_new) = if context.relays() {
-            let needed = self.needed(proxy, &context.transfer, goal).await?;
-            publish(context, &needed.here, Right::Eval { job, epoch }).await?;
-            self.elsewhere.extend(needed.here);
-            (needed.wanted, needed.substitutable_new)
-        } else {
-            self.missing(goal).await?
+        let needed =
+            if asker.context.relays() { self.needed(asker, goal).await? } else { self.missing(goal).await? };
+        let Needed { wanted, here, substitutable_new } = needed;
+        self.elsewhere.extend(here.keys().cloned());
+        let mut plan = Plan {
+            wanted: self.ordered(proxy, &wanted).await?,
+            substitutable_new,
+            news: Vec::new(),
+            here: here.into_values().collect(),
         };
-        let mut plan =
-            Plan { wanted: self.ordered(proxy, &wanted).await?, substitutable_new, news: Vec::new() };
         for drv in &plan.wanted {
             if !self.told.contains(drv) {
                 let news = self.describe(proxy, drv, &wanted).await?;
@@ -184,10 +191,7 @@ impl Planner {
     }
 
     /// What this machine would have to build, and how much it would substitute.
-    async fn missing(
-        &mut self,
-        (drv, output): (StorePath, OutputName),
-    ) -> Result<(BTreeSet<StorePath>, u32), PlanError> {
+    async fn missing(&mut self, (drv, output): (StorePath, OutputName)) -> Result<Needed, PlanError> {
         let outputs = OutputSet::Names(BTreeSet::from([output]));
         let missing = self.daemon.query_missing(&[DerivedPath::Built { drv, outputs }]).await?;
         if let Some(unknown) = missing.unknown.first() {
@@ -195,7 +199,8 @@ impl Planner {
         }
         let fresh =
             missing.will_substitute.into_iter().filter(|path| self.counted.insert(path.clone())).count();
-        Ok((missing.will_build, u32::try_from(fresh).unwrap_or(u32::MAX)))
+        let substitutable_new = u32::try_from(fresh).unwrap_or(u32::MAX);
+        Ok(Needed { wanted: missing.will_build, here: BTreeMap::new(), substitutable_new })
     }
 
     /// `wanted` with inputs before their users. Depth first, with a stack of our own: graphs are deep.

@@ -1,5 +1,5 @@
-//! Whether the coordinator counts on this worker now. Outputs are published only while it does: a worker that was
-//! away, or asleep, has to be welcomed again first.
+//! Whether the coordinator counts on this worker now, and what it said in welcome: a worker that was away, or asleep,
+//! has to be welcomed again before it speaks.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -62,20 +62,6 @@ impl Presence {
     /// When we last ran, as far as we know.
     pub(crate) fn last_beat(&self) -> Moment {
         *lock(&self.beat)
-    }
-
-    /// Waits until the coordinator counts on us.
-    pub(crate) async fn confirmed(&self) {
-        let mut open = self.open.subscribe();
-        loop {
-            if open.borrow_and_update().is_some() && self.is_fresh() {
-                return;
-            }
-            // After a pause the session that looks open ends first: that is a change as well.
-            if open.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
     }
 
     /// Says something that may be lost, if somebody listens.

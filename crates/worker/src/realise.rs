@@ -1,23 +1,22 @@
-//! Makes a target's toplevel valid and rooted, and tells the path infos of its closure.
+//! Makes a target's toplevel valid and rooted, tells the path infos of its closure, and publishes it when asked: what
+//! the coordinator lacks of it is brought there.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use fleet_nix::PathInfo;
-use fleet_nix::daemon::{Daemon, DaemonError, Substitute};
+use fleet_nix::daemon::{DaemonError, Substitute};
 use fleet_nix::store_path::{StorePath, StorePathError};
 use fleet_wire::v1;
 use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 
 use crate::context::{Context, Outbox, failure};
+use crate::infos::to_wire;
 use crate::lane::Purpose;
 use crate::transfer::{self, TransferError};
 
 /// Path infos in one message.
 const INFOS_PER_MESSAGE: usize = 256;
-/// Path infos that are remembered; when there are more, all are forgotten and asked for again.
-const MAX_INFOS: usize = 200_000;
 /// Runs whose told paths are remembered.
 const MAX_RUNS: usize = 64;
 
@@ -29,6 +28,8 @@ enum RealiseError {
     Daemon(#[from] DaemonError),
     #[error("the toplevel is not here and cannot be brought")]
     Transfer(#[from] TransferError),
+    #[error("the toplevel is here, and its closure cannot be published")]
+    Publish(#[source] TransferError),
     #[error("{0} is referred to but not valid: the store is damaged; `nix store verify --all` says where")]
     Dangling(String),
 }
@@ -41,62 +42,46 @@ pub(crate) async fn run(context: Arc<Context>, outbox: Outbox, job: v1::Realise)
     {
         context.lanes.forget_idle();
     }
-    let failure = realised.err().map(|error| failure("infrastructure", &error));
-    let done = v1::PathsRealised {
-        job: job.job,
-        epoch: job.epoch,
-        infos: Vec::new(),
-        done: true,
-        failure,
-        missing: Vec::new(),
+    let missing = match &realised {
+        Err(RealiseError::Transfer(TransferError::Lost(paths))) => {
+            paths.iter().map(ToString::to_string).collect()
+        }
+        _ => Vec::new(),
     };
+    let failure = realised.err().map(|error| failure("infrastructure", &error));
+    let done =
+        v1::PathsRealised { job: job.job, epoch: job.epoch, infos: Vec::new(), done: true, failure, missing };
     outbox.send(Message::PathsRealised(done)).await;
 }
 
 async fn realise(context: &Context, outbox: &Outbox, job: &v1::Realise) -> Result<(), RealiseError> {
     let path: StorePath = job.path.parse()?;
-    context.roots.hold([&path]).await?;
+    let right = v1::WorkRight { realise_job: job.job, epoch: job.epoch, ..v1::WorkRight::default() };
+    let _guard = context.roots.guard([&path]).await?;
     let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let wanted = std::iter::once(path.clone()).collect();
     if lane.daemon.query_valid_paths(&wanted, Substitute::No).await?.is_empty() {
-        let right = v1::WorkRight { realise_job: job.job, epoch: job.epoch, ..v1::WorkRight::default() };
         transfer::make_valid(context, &wanted, right).await?;
     }
-    if job.closure {
-        for info in closure(context, &mut lane.daemon, &path).await?.chunks(INFOS_PER_MESSAGE) {
-            tell(context, outbox, job, info).await;
-        }
+    let is_published = job.publish && context.relays();
+    if !job.closure && !is_published {
+        context.lanes.give_back(lane);
+        return Ok(());
     }
+    let closure = context.infos.closure(&mut lane.daemon, [path], |_| false).await.map_err(|error| {
+        let dangling = |path: &StorePath| RealiseError::Dangling(context.store_dir.print(path));
+        if let DaemonError::NotValid(path) = &error { dangling(path) } else { error.into() }
+    })?;
     context.lanes.give_back(lane);
-    Ok(())
-}
-
-/// Path infos of everything reachable from `root`, which is rooted: asked level by level, each path once.
-async fn closure(
-    context: &Context,
-    daemon: &mut Daemon,
-    root: &StorePath,
-) -> Result<Vec<Arc<PathInfo>>, RealiseError> {
-    let mut infos = context.infos.lock().await;
-    if infos.len() > MAX_INFOS {
-        infos.clear();
-    }
-    let mut seen = HashSet::from([root.clone()]);
-    let mut level = vec![root.clone()];
-    let mut closure = Vec::new();
-    while !level.is_empty() {
-        let unknown: Vec<_> = level.iter().filter(|path| !infos.contains_key(*path)).collect();
-        let asked = daemon.query_path_infos(unknown.iter().copied()).await?;
-        for (path, info) in unknown.into_iter().zip(asked) {
-            let info = info.ok_or_else(|| RealiseError::Dangling(context.store_dir.print(path)))?;
-            infos.insert(path.clone(), Arc::new(info));
+    if job.closure {
+        for infos in closure.chunks(INFOS_PER_MESSAGE) {
+            tell(context, outbox, job, infos).await;
         }
-        let known: Vec<_> = level.iter().map(|path| infos[path].clone()).collect();
-        let references = known.iter().flat_map(|info| &info.references);
-        level = references.filter(|path| seen.insert((*path).clone())).cloned().collect();
-        closure.extend(known);
     }
-    Ok(closure)
+    if is_published {
+        transfer::publish(context, closure, right).await.map_err(RealiseError::Publish)?;
+    }
+    Ok(())
 }
 
 /// Sends those of `infos` that the run has not been told.
@@ -119,16 +104,5 @@ async fn tell(context: &Context, outbox: &Outbox, job: &v1::Realise, infos: &[Ar
             missing: Vec::new(),
         };
         outbox.send(Message::PathsRealised(message)).await;
-    }
-}
-
-fn to_wire(info: &PathInfo) -> v1::PathInfo {
-    v1::PathInfo {
-        path: info.path.to_string(),
-        nar_hash: info.nar_hash.0.to_vec().into(),
-        nar_size: info.nar_size,
-        references: info.references.iter().map(ToString::to_string).collect(),
-        deriver: info.deriver.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ..v1::PathInfo::default()
     }
 }

@@ -50,6 +50,7 @@ pub(crate) async fn open(context: &Context, hello: v1::Hello) -> Result<Stream, 
     // A coordinator that was told before may be another one now, or have lost what it was told.
     context.planner.lock().await.forget_told();
     context.told.lock().await.clear();
+    context.introduced.forget_all();
     let (sender, messages) = mpsc::channel(OUTBOX);
     let outbox = Outbox(sender);
     outbox.send(Message::Hello(hello)).await;

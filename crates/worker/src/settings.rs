@@ -283,7 +283,8 @@ mod tests {
         assert!(refused("coordinator = 'https://c'\nslots = 0").contains("slots must be at least 1"));
         assert!(refused("coordinator = 'https://c'\nspeed = -1.0").contains("speed"));
         for wrong in ["['w']", "['w:0']", "[':7144']", "['w:7144', 'w:99999']"] {
-            let toml = format!("coordinator = 'https://c'\npeer_listen = '[::]:7144'\npeer_addresses = {wrong}");
+            let toml =
+                format!("coordinator = 'https://c'\npeer_listen = '[::]:7144'\npeer_addresses = {wrong}");
             assert!(refused(&toml).contains("peer_addresses must be"), "{wrong}");
         }
         assert!(refused("coordinator = 'https://c'\npeer_addresses = ['w:7144']").contains("peer_listen"));

@@ -8,6 +8,7 @@ mod chunk_reader;
 mod claims;
 mod inputs;
 mod publish;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use crate::backoff::{self, Backoff};
 use claims::Claims;
 
 pub(crate) use inputs::{make_valid, prefetch};
-pub(crate) use publish::{Right, publish};
+pub(crate) use publish::publish;
+pub(crate) use standing::{Standing, Vouchers};
 
 /// Transfers in one direction at a time: each holds some megabytes.
 const AT_A_TIME: usize = 4;
@@ -69,8 +71,11 @@ pub(crate) enum TransferError {
          add the worker's user to `trusted-users` in nix.conf and restart nix-daemon ({0})"
     )]
     NotTrusted(String),
-    #[error("{0} vanished from the store while it was uploaded: was it garbage-collected?")]
-    Vanished(StorePath),
+    #[error(
+        "{0} is known to this machine only: it was not built under a lease, no upstream cache signed it, and its content \
+         does not name it"
+    )]
+    LocalOnly(StorePath),
     #[error("{0} cannot be read from the store")]
     Unreadable(StorePath, #[source] fleet_store::ChunkError),
     #[error("moving paths was interrupted")]

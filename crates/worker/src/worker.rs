@@ -18,7 +18,11 @@ use crate::capabilities::{self, Capabilities, CapabilitiesError};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::context::Context;
+use crate::disk;
+use crate::gc_roots::GcRoots;
 use crate::health::Health;
+use crate::infos::Infos;
+use crate::introduced::Introduced;
 use crate::lane::Lanes;
 use crate::link::Link;
 use crate::machine;
@@ -119,10 +123,11 @@ impl Worker {
         let context = Arc::new(self.context(link.channel.clone()).await?);
         let mut agent = Agent::new(context, Sessions::Many, stop);
         // Dropped with the worker.
-        let mut renewal = JoinSet::new();
+        let mut beside = JoinSet::new();
+        beside.spawn(disk::keep_room(agent.context.clone()));
         if let Some(file) = link.credentials().map(Path::to_owned) {
             let channel = link.channel.clone();
-            renewal.spawn(async move { renewal::keep_fresh(channel, &file).await });
+            beside.spawn(async move { renewal::keep_fresh(channel, &file).await });
         }
         let mut backoff = Backoff::default();
         let context = agent.context.clone();
@@ -185,6 +190,11 @@ impl Worker {
         let daemon = Daemon::connect(&address).await?;
         let (trust, store_dir) = (daemon.trust(), daemon.store_dir().clone());
         let planner = Planner::new(address.clone(), daemon, store_dir.clone()).await?;
+        let state_dir = self.config.state_dir.as_deref();
+        let gc_roots = GcRoots::open(state_dir).map_err(|source| WorkerError::Directory {
+            path: state_dir.unwrap_or(Path::new("")).join("gcroots").display().to_string(),
+            source,
+        })?;
         Ok(Context {
             health: Health::watch(&self.config, &store_dir),
             store_dir,
@@ -193,11 +203,13 @@ impl Worker {
             roots: Roots::connect(address.clone(), self.config.daemon_patience).await?,
             lanes: Lanes::new(address, self.config.daemon_patience),
             planner: Mutex::new(planner),
-            infos: Mutex::default(),
+            gc_roots,
+            infos: Infos::default(),
             told: Mutex::default(),
             spool: self.spool,
             presence: Presence::new(),
             suspects: Suspects::default(),
+            introduced: Introduced::default(),
             transfer: Transfer::new(coordinator.clone()),
             coordinator,
             config: self.config,
@@ -234,7 +246,9 @@ fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id:
 /// Where other workers find this one.
 fn peer_addresses(config: &Config) -> Vec<String> {
     match config.peer_listen {
-        Some(listen) if config.peer_addresses.is_empty() => vec![format!("{}:{}", config.name, listen.port())],
+        Some(listen) if config.peer_addresses.is_empty() => {
+            vec![format!("{}:{}", config.name, listen.port())]
+        }
         Some(_) => config.peer_addresses.clone(),
         None => Vec::new(),
     }

@@ -1,10 +1,10 @@
 //! Paths of the local store to the coordinator: their chunks, as far as it lacks them, then the paths themselves,
 //! each after its references.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fleet_nix::PathInfo;
-use fleet_nix::store_path::StorePath;
 use fleet_store::{Digest, RawChunk, seal_frame};
 use fleet_wire::v1;
 use futures::StreamExt;
@@ -13,8 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::archive::cut_path;
-use super::{Patience, Transfer, TransferError};
+use super::{Patience, Standing, Transfer, TransferError};
 use crate::context::Context;
+use crate::infos::{references_first, to_wire};
 use crate::lane::Purpose;
 
 /// Chunks, of at most 1 MiB, that were cut and not looked at.
@@ -27,56 +28,60 @@ const IN_FLIGHT: usize = 4;
 const GROUP_BYTES: u64 = 64 << 20;
 const GROUP_PATHS: usize = 256;
 
-/// By which right this worker brings paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Right {
-    /// They are outputs of a lease's steps.
-    Lease { lease: u64, epoch: u64 },
-    /// An evaluation needs them elsewhere.
-    Eval { job: u64, epoch: u64 },
-}
-
-/// Has the coordinator keep `paths`, which must be valid and rooted here. What it keeps already costs a question.
+/// Has the coordinator keep these paths, which must be valid and rooted here, as far as it does not and no upstream
+/// cache serves them. What each refers to must be among them, or kept already.
 pub(crate) async fn publish(
     context: &Context,
-    paths: &BTreeSet<StorePath>,
-    right: Right,
+    infos: Vec<Arc<PathInfo>>,
+    right: v1::WorkRight,
 ) -> Result<(), TransferError> {
-    let transfer = &context.transfer;
-    if let Right::Lease { .. } = right {
-        // After an absence the lease may be somebody else's: the coordinator says so first.
-        context.presence.confirmed().await;
-    }
-    let stored = transfer.stored(paths).await?;
-    let mut absent: Vec<StorePath> = paths.difference(&stored).cloned().collect();
+    let absent = absent(context, infos, right).await?;
     if absent.is_empty() {
         return Ok(());
     }
-    let mut lane = context.lanes.take(Purpose::Substitute).await?;
-    let infos = lane.daemon.query_path_infos(&absent).await?;
-    context.lanes.give_back(lane);
-    let mut known = BTreeMap::new();
-    for (path, info) in absent.drain(..).zip(infos) {
-        known.insert(path.clone(), info.ok_or(TransferError::Vanished(path))?);
-    }
-    let _permit = transfer.uploads.acquire().await.map_err(|_| TransferError::Interrupted)?;
-    for group in groups(references_first(known)) {
+    let _permit = context.transfer.uploads.acquire().await.map_err(|_| TransferError::Interrupted)?;
+    for group in groups(references_first(absent)) {
         send(context, &group, right).await?;
+        context.gc_roots.release(group.iter().map(|info| &info.path));
     }
     Ok(())
 }
 
+/// Those that the coordinator lacks. It is told of those that it never heard of.
+async fn absent(
+    context: &Context,
+    infos: Vec<Arc<PathInfo>>,
+    right: v1::WorkRight,
+) -> Result<Vec<Arc<PathInfo>>, TransferError> {
+    let transfer = &context.transfer;
+    let mut standings = transfer.look(infos.iter().map(|info| &info.path)).await?;
+    let is_unknown = |info: &&Arc<PathInfo>| standings.get(&info.path) == Some(&Standing::Unknown);
+    let strangers: Vec<_> = infos.iter().filter(is_unknown).cloned().collect();
+    if !strangers.is_empty() {
+        let answers = transfer.vouch(&references_first(strangers), right).await.map_err(void)?;
+        standings.extend(answers);
+    }
+    let mut absent = Vec::new();
+    for info in infos {
+        match standings.get(&info.path) {
+            Some(Standing::Kept) => context.gc_roots.release([&info.path]),
+            Some(Standing::Upstream) => {}
+            Some(Standing::Held | Standing::Lost) => absent.push(info),
+            _ => return Err(TransferError::LocalOnly(info.path.clone())),
+        }
+    }
+    Ok(absent)
+}
+
 /// Sends a group and registers it. All of it is tried again when the coordinator was not there, or lost a chunk.
-async fn send(context: &Context, group: &[PathInfo], right: Right) -> Result<(), TransferError> {
+async fn send(context: &Context, group: &[Arc<PathInfo>], right: v1::WorkRight) -> Result<(), TransferError> {
     let mut patience = Patience::default();
     loop {
         let error = match send_once(context, group, right).await {
             Ok(()) => return Ok(()),
-            Err(TransferError::Coordinator(status)) if is_void(status.code()) => {
-                return Err(TransferError::Void(status));
-            }
             Err(error) => error,
         };
+        let error = void(error);
         if matches!(error, TransferError::Daemon(_)) {
             context.lanes.forget_idle();
         }
@@ -84,7 +89,11 @@ async fn send(context: &Context, group: &[PathInfo], right: Right) -> Result<(),
     }
 }
 
-async fn send_once(context: &Context, group: &[PathInfo], right: Right) -> Result<(), TransferError> {
+async fn send_once(
+    context: &Context,
+    group: &[Arc<PathInfo>],
+    right: v1::WorkRight,
+) -> Result<(), TransferError> {
     let mut lane = context.lanes.take(Purpose::Substitute).await?;
     let (chunks, received) = mpsc::channel(CUT_AHEAD);
     let daemon = &mut lane.daemon;
@@ -101,8 +110,13 @@ async fn send_once(context: &Context, group: &[PathInfo], right: Right) -> Resul
 }
 
 /// A later holder has the step, or nobody waits for it any more.
-fn is_void(code: Code) -> bool {
-    matches!(code, Code::Aborted | Code::NotFound)
+fn void(error: TransferError) -> TransferError {
+    match error {
+        TransferError::Coordinator(status) if matches!(status.code(), Code::Aborted | Code::NotFound) => {
+            TransferError::Void(status)
+        }
+        other => other,
+    }
 }
 
 /// Puts those chunks that the coordinator lacks, and says which chunks each archive has.
@@ -160,12 +174,12 @@ async fn choose(
 
 async fn register(
     transfer: &Transfer,
-    group: &[PathInfo],
+    group: &[Arc<PathInfo>],
     manifests: Vec<v1::Manifest>,
-    right: Right,
+    right: v1::WorkRight,
 ) -> Result<(), TransferError> {
     let paths: Vec<_> =
-        group.iter().zip(manifests).map(|(info, manifest)| to_wire(info, manifest, right)).collect();
+        group.iter().zip(manifests).map(|(info, manifest)| stored(info, manifest, right)).collect();
     match transfer.paths().register(futures::stream::iter(paths)).await {
         Ok(_) => Ok(()),
         // Another attempt was faster, with other bytes: what it brought stays, and serves as well.
@@ -177,52 +191,20 @@ async fn register(
     }
 }
 
-fn to_wire(info: &PathInfo, manifest: v1::Manifest, right: Right) -> v1::StoredPath {
-    let (lease, eval_job, epoch) = match right {
-        Right::Lease { lease, epoch } => (lease, 0, epoch),
-        Right::Eval { job, epoch } => (0, job, epoch),
-    };
+fn stored(info: &PathInfo, manifest: v1::Manifest, right: v1::WorkRight) -> v1::StoredPath {
+    let info = to_wire(info);
     v1::StoredPath {
-        info: Some(v1::PathInfo {
-            path: info.path.to_string(),
-            nar_hash: info.nar_hash.0.to_vec().into(),
-            nar_size: info.nar_size,
-            references: info.references.iter().map(ToString::to_string).collect(),
-            deriver: info.deriver.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ..v1::PathInfo::default()
-        }),
+        content_address: info.content_address.clone(),
+        signatures: info.signatures.clone(),
+        info: Some(info),
         manifest: Some(manifest),
-        content_address: info.content_address.as_ref().map(ToString::to_string).unwrap_or_default(),
-        signatures: info.signatures.iter().map(ToString::to_string).collect(),
-        lease,
-        epoch,
-        eval_job,
-        right: None,
+        right: Some(right),
+        ..v1::StoredPath::default()
     }
 }
 
-/// Depth first, with a stack of our own.
-fn references_first(mut infos: BTreeMap<StorePath, PathInfo>) -> Vec<PathInfo> {
-    let mut ordered = Vec::with_capacity(infos.len());
-    let mut entered = HashSet::new();
-    let mut stack: Vec<StorePath> = infos.keys().cloned().collect();
-    while let Some(path) = stack.last().cloned() {
-        let Some(info) = infos.get(&path) else {
-            stack.pop();
-            continue;
-        };
-        if entered.insert(path.clone()) {
-            stack.extend(info.references.iter().filter(|reference| infos.contains_key(*reference)).cloned());
-        } else {
-            stack.pop();
-            ordered.extend(infos.remove(&path));
-        }
-    }
-    ordered
-}
-
-fn groups(ordered: Vec<PathInfo>) -> Vec<Vec<PathInfo>> {
-    let mut groups: Vec<Vec<PathInfo>> = Vec::new();
+fn groups(ordered: Vec<Arc<PathInfo>>) -> Vec<Vec<Arc<PathInfo>>> {
+    let mut groups: Vec<Vec<Arc<PathInfo>>> = Vec::new();
     let mut bytes = 0;
     for info in ordered {
         bytes += info.nar_size;
@@ -239,50 +221,32 @@ fn groups(ordered: Vec<PathInfo>) -> Vec<Vec<PathInfo>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use fleet_nix::NarHash;
 
-    fn info(number: u32, references: &[u32], nar_size: u64) -> PathInfo {
-        PathInfo {
-            path: path(number),
+    fn info(number: u32, nar_size: u64) -> Arc<PathInfo> {
+        Arc::new(PathInfo {
+            path: format!("{number:0>32}-x").parse().expect("a store path"),
             deriver: None,
             nar_hash: NarHash::of(b""),
-            references: references.iter().map(|number| path(*number)).collect(),
+            references: BTreeSet::new(),
             registration_time: 0,
             nar_size,
             ultimate: false,
             signatures: Vec::new(),
             content_address: None,
-        }
-    }
-
-    fn path(number: u32) -> StorePath {
-        format!("{number:0>32}-x").parse().expect("a store path")
-    }
-
-    #[test]
-    fn references_come_first_and_those_to_itself_or_elsewhere_do_not_matter() {
-        let infos = [info(1, &[1, 2, 9], 1), info(2, &[3], 1), info(3, &[], 1), info(4, &[1, 3], 1)];
-        let ordered = references_first(infos.into_iter().map(|info| (info.path.clone(), info)).collect());
-        let at = |number| ordered.iter().position(|info| info.path == path(number)).expect("it is there");
-        assert_eq!(ordered.len(), 4);
-        assert!(at(3) < at(2) && at(2) < at(1) && at(1) < at(4));
-    }
-
-    #[test]
-    fn a_deep_chain_is_no_recursion() {
-        let infos = (0..100_000).map(|number| info(number, &[number + 1], 1));
-        let ordered = references_first(infos.map(|info| (info.path.clone(), info)).collect());
-        assert_eq!(ordered.first().map(|info| info.path.clone()), Some(path(99_999)));
+        })
     }
 
     #[test]
     fn small_paths_go_together_and_large_ones_alone() {
         let sizes = [1, GROUP_BYTES - 1, 1, GROUP_BYTES * 2, 1];
-        let infos = sizes.iter().zip(0..).map(|(size, number)| info(number, &[], *size)).collect();
+        let infos = sizes.iter().zip(0..).map(|(size, number)| info(number, *size)).collect();
         let lengths: Vec<usize> = groups(infos).iter().map(Vec::len).collect();
         assert_eq!(lengths, [2, 1, 1, 1]);
-        let many = (0..600).map(|number| info(number, &[], 1)).collect();
+        let many = (0..600).map(|number| info(number, 1)).collect();
         assert_eq!(groups(many).iter().map(Vec::len).collect::<Vec<_>>(), [256, 256, 88]);
     }
 }

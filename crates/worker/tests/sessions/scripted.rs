@@ -302,8 +302,14 @@ impl Scripted {
     }
 
     pub(crate) async fn realise(&mut self, job: u64, path: &str, run: &str) -> v1::PathsRealised {
-        let realise =
-            v1::Realise { job, epoch: 4, path: path.to_owned(), closure: true, run: run.to_owned(), publish: false };
+        let realise = v1::Realise {
+            job,
+            epoch: 4,
+            path: path.to_owned(),
+            closure: true,
+            run: run.to_owned(),
+            publish: false,
+        };
         self.say(Message::Realise(realise)).await;
         let mut infos = Vec::new();
         loop {
