@@ -78,13 +78,22 @@ impl Objects {
     /// The store in this place. A directory is created; of S3 only the settings are looked at: credentials, region and
     /// endpoint come from the `AWS_*` variables of the environment.
     pub fn open(place: &Place) -> Result<Self, StoreError> {
+        let texts = std::env::vars_os().map(|(key, value)| (key.into_string(), value.into_string()));
+        Self::open_with(place, texts.filter_map(|(key, value)| Some((key.ok()?, value.ok()?))))
+    }
+
+    /// As [`Objects::open`], with these variables in the place of the process's own.
+    pub fn open_with(
+        place: &Place,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, StoreError> {
         let setup = |source| StoreError::Setup { place: place.to_string(), source };
         let (store, directory): (Arc<dyn ObjectStore>, _) = match place {
             Place::Directory(root) => {
                 let directory = Directory::create(root, setup)?;
                 (Arc::new(directory.durable()), Some(directory))
             }
-            Place::S3 { bucket, prefix } => (s3::open(bucket, prefix).map_err(setup)?, None),
+            Place::S3 { bucket, prefix } => (s3::open(bucket, prefix, environment).map_err(setup)?, None),
         };
         let place = place.clone();
         let locks = (Mutex::default(), Mutex::default());

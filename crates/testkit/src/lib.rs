@@ -14,6 +14,8 @@ mod lines;
 mod options;
 mod postgres;
 mod process;
+#[cfg(feature = "s3")]
+mod s3;
 
 pub use cache::BinaryCache;
 pub use daemon::NixDaemon;
@@ -25,5 +27,7 @@ pub use lines::Lines;
 pub use options::{DaemonOptions, Trust};
 pub use postgres::PostgresServer;
 pub use process::{is_running, kill_hard, peak_memory_kib, send_signal, wait_until_gone};
+#[cfg(feature = "s3")]
+pub use s3::S3Server;
 
 pub use rustix::process::Signal;
