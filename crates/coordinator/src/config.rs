@@ -38,10 +38,14 @@ pub struct Config {
     pub upload_outputs: bool,
     /// Who may connect where.
     pub server: ServerConfig,
+    /// Files of the keys by which workers know the coordinator's word, at most two; one that is made when none are given.
+    pub internal_keys: Vec<PathBuf>,
     /// Issuers of CI tokens.
     pub oidc: Vec<IssuerConfig>,
     /// What is served to Nix.
     pub cache: CacheConfig,
+    /// How long what is kept is kept.
+    pub retention: RetentionConfig,
     /// Where the service manager puts secret files, if it does.
     pub credentials: Option<PathBuf>,
 }
@@ -58,8 +62,10 @@ impl Config {
             heartbeat_ms: 10_000,
             upload_outputs: false,
             server: ServerConfig::default(),
+            internal_keys: Vec::new(),
             oidc: Vec::new(),
             cache: CacheConfig::default(),
+            retention: RetentionConfig::default(),
             credentials: None,
         }
     }
@@ -83,17 +89,17 @@ impl Config {
         }
     }
 
-    /// Where chunks and manifests are kept.
-    pub fn objects(&self) -> Place {
-        self.objects.clone().unwrap_or_else(|| Place::Directory(self.state_dir.join("objects")))
-    }
-
     /// The place of a secret file: a plain name is one of the service manager's credentials.
     pub(crate) fn secret_file(&self, named: &Path) -> PathBuf {
         match &self.credentials {
             Some(credentials) => credentials.join(named),
             None => named.to_owned(),
         }
+    }
+
+    /// Where chunks and manifests are kept.
+    pub fn objects(&self) -> Place {
+        self.objects.clone().unwrap_or_else(|| Place::Directory(self.state_dir.join("objects")))
     }
 
     /// The socket for clients and workers of this machine.
@@ -195,4 +201,23 @@ pub struct TlsFiles {
     pub certificate: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
+}
+
+/// How long what is kept is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// The last runs of each branch keep their targets.
+    pub runs: usize,
+    /// Younger runs too.
+    pub age_s: u32,
+    /// What nothing needs stays for so long.
+    pub grace_s: u32,
+    /// How often that is looked for.
+    pub every_s: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { runs: 5, age_s: 30 * 86_400, grace_s: 86_400, every_s: 3_600 }
+    }
 }

@@ -42,6 +42,28 @@ enum Output {
     Said(StorePath),
 }
 
+/// What a builder sees and makes.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    /// Store paths that it is given; it sees their closures.
+    pub(crate) inputs: Vec<StorePath>,
+    /// Paths that its derivation names; none for outputs that float.
+    pub(crate) outputs: Vec<Option<StorePath>>,
+    /// Names of the paths of those.
+    pub(crate) floating: Vec<String>,
+}
+
+impl Execution {
+    /// Whether it can make this path, and who says that it has this name.
+    pub(crate) fn makes(&self, path: &StorePath) -> Option<fleet_paths::Named> {
+        if self.outputs.iter().flatten().any(|output| output == path) {
+            return Some(fleet_paths::Named::ByDerivation);
+        }
+        let floats = self.floating.iter().any(|name| name == path.name());
+        floats.then_some(fleet_paths::Named::ByContent)
+    }
+}
+
 /// Every derivation sent so far.
 #[derive(Debug)]
 pub(crate) struct Derivations {
@@ -226,14 +248,25 @@ impl Derivations {
         })
     }
 
-    /// Whether a path can be an output of a derivation: where it floats, by its name.
-    pub(crate) fn makes(&self, drv: &DrvPath, path: &str) -> bool {
-        let (Ok(drv_path), Ok(path)) = (store_path(drv.as_str()), store_path(path)) else { return false };
-        let Some(aterm) = self.known.get(drv) else { return false };
-        let Ok(derivation) = self.parse(&drv_path, aterm) else { return false };
-        derivation.outputs.keys().any(|output| match derivation.output_path(output) {
-            Some(fixed) => *fixed == path,
-            None => path.name() == output.path_name(&derivation.name),
+    /// What a builder of a derivation sees and makes.
+    pub(crate) fn execution(&self, drv: &DrvPath) -> Result<Execution, DerivationsError> {
+        let name = drv.to_string();
+        let path = store_path(&name)?;
+        let aterm = self.known.get(drv).ok_or_else(|| DerivationsError::Unknown(name.clone()))?;
+        let derivation = self.parse(&path, aterm)?;
+        let basic = derivation
+            .resolve(&self.store_dir, |drv, output| self.output(drv, output))
+            .map_err(|e| DerivationsError::Unresolved(name, e))?;
+        let outputs = derivation.outputs.keys();
+        Ok(Execution {
+            inputs: basic.input_srcs.iter().cloned().collect(),
+            outputs: outputs.map(|output| derivation.output_path(output).cloned()).collect(),
+            floating: derivation
+                .outputs
+                .keys()
+                .filter(|output| derivation.output_path(output).is_none())
+                .map(|output| output.path_name(&derivation.name))
+                .collect(),
         })
     }
 

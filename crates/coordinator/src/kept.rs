@@ -1,5 +1,5 @@
 //! What the coordinator keeps in its journal, and how: the history of the core, runs as they were asked for, the
-//! events that watchers saw, derivations, and who may come in. Pure: owns no file and no state.
+//! events that watchers saw, derivations, who may come in, and what is known of store paths. Pure: owns no file and no state.
 
 use bytes::Bytes;
 use fleet_core::Record;
@@ -13,6 +13,7 @@ const RUN: Kind = Kind(2);
 const EVENT: Kind = Kind(3);
 const DERIVATION: Kind = Kind(4);
 const IDENTITY: Kind = Kind(5);
+const PATH: Kind = Kind(6);
 
 /// One entry, read back.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) enum Kept {
     Derivation(v1::Derivation),
     /// A change of who may come in.
     Identity(RegistryRecord),
+    /// What became known of store paths.
+    Path(fleet_paths::Record),
 }
 
 /// A run as it was asked for.
@@ -66,6 +69,10 @@ pub(crate) fn identity(record: &RegistryRecord) -> Entry {
     json(IDENTITY, record)
 }
 
+pub(crate) fn path(record: &fleet_paths::Record) -> Entry {
+    json(PATH, record)
+}
+
 /// Reads an entry back.
 pub(crate) fn read(loaded: Loaded) -> Result<Kept, JournalError> {
     let Loaded { seq, entry: Entry { kind, key, body } } = loaded;
@@ -75,6 +82,7 @@ pub(crate) fn read(loaded: Loaded) -> Result<Kept, JournalError> {
         EVENT => from_proto(body).map(|event| Kept::Event(key, event)),
         DERIVATION => from_proto(body).map(Kept::Derivation),
         IDENTITY => from_json(&body).map(Kept::Identity),
+        PATH => from_json(&body).map(Kept::Path),
         Kind(other) => Err(format!("kind {other} is not known")),
     };
     kept.map_err(|why| JournalError::Unreadable { seq, why })

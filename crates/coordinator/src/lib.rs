@@ -10,6 +10,8 @@ mod cache;
 pub mod config;
 mod derivations;
 mod feed;
+mod infos;
+mod internal_key;
 mod kept;
 mod log_index;
 mod log_search;
@@ -22,6 +24,7 @@ mod shell;
 
 pub use cache::KeyError;
 pub use config::Config;
+pub use internal_key::InternalKeyError;
 pub use log_index::IndexError;
 pub use server::{Coordinator, ListenError, MaterialError, Program, ProgramError, ServeError, StartError};
 pub use shell::RestoreFailed;

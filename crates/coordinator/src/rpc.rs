@@ -12,7 +12,7 @@ mod workers;
 pub(crate) use admin::{AdminService, MAX_ADMIN};
 pub(crate) use chunks::ChunksService;
 pub(crate) use enrolment::{EnrolmentService, MAX_ENROLMENT};
-pub(crate) use paths::{Claim, PathsService, Right};
+pub(crate) use paths::PathsService;
 pub(crate) use runs::{MAX_SELECTOR, RunsService};
 pub(crate) use workers::WorkersService;
 

@@ -11,13 +11,15 @@ pub(crate) mod material;
 mod program;
 mod streams;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use fleet_identity::oidc::Verifier;
 use fleet_journal::Standby;
+use fleet_nix::StorePath;
+use fleet_paths::collector::Condemned;
 use fleet_store::{Objects, StoreError};
 use fleet_wire::{DESCRIPTORS, MAX_MESSAGE, v1};
 use hyper_util::rt::TokioIo;
@@ -33,12 +35,13 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::access::{Access, Directory, Failures, Gatekeeper};
 use crate::cache::{Pages, Shelf, Signer};
 use crate::config::Config;
+use crate::internal_key::{InternalKeyError, InternalKeys};
 use crate::log_index::{IndexError, LogIndex};
 use crate::logs::LogWriter;
-use crate::paths::PathTable;
+use crate::paths::{PathTable, Usage};
 use crate::rpc::{
-    AdminService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_ENROLMENT, PathsService, RunsService,
-    WorkersService,
+    AdminService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_ENROLMENT, PathsService,
+    RunsService, WorkersService,
 };
 use crate::shell::{Handle, Input, RestoreFailed, Settings, Shell};
 use http::Audience;
@@ -57,6 +60,10 @@ const IN_MEMORY_BUFFER: usize = 1 << 20;
 const ACCEPTED: usize = 64;
 /// The largest message of the chunk service: 65,536 digests, or a chunk of 1 MiB that does not compress.
 const MAX_CHUNKS_MESSAGE: usize = 4 << 20;
+/// Paths that were forgotten, and the shell was not told.
+const FORGOTTEN: usize = 64;
+/// How long an upload may take from the question what is missing to the last answer, if the grace is not shorter.
+const IN_FLIGHT_S: u32 = 3_600;
 /// The largest message of services that are asked short questions.
 const MAX_QUESTION: usize = 16 << 10;
 
@@ -74,6 +81,9 @@ pub enum StartError {
     /// The journal cannot be gone on with.
     #[error(transparent)]
     Journal(#[from] RestoreFailed),
+    /// The internal keys cannot be read or made.
+    #[error(transparent)]
+    InternalKey(#[from] InternalKeyError),
     /// The index of logs cannot be opened.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -100,6 +110,7 @@ pub struct Coordinator {
     directory: Directory,
     objects: Objects,
     paths: PathTable,
+    keys: InternalKeys,
     logs: LogWriter,
     config: Config,
 }
@@ -124,12 +135,16 @@ impl Coordinator {
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let objects = Objects::open(&config.objects())?;
         objects.probe().await?;
-        let paths = PathTable::new(&objects);
+        let (forgotten, damaged) = mpsc::channel(FORGOTTEN);
+        let usage = Usage::new(config.retention.grace_s.min(IN_FLIGHT_S), Condemned::default());
+        let paths = PathTable::open(&objects, usage, forgotten).await?;
         let standby = if config.standby { Standby::Wait } else { Standby::Refuse };
         let journal = fleet_journal::open(&config.location(), standby).await.map_err(RestoreFailed::from)?;
-        let shell = Shell::open(settings(&config), journal, index, logs.clone()).await?.spawn();
+        let keys = InternalKeys::load(&internal_key_files(&config), state)?;
+        let shell = Shell::open(settings(&config, &keys), journal, index, logs.clone()).await?.spawn();
+        tokio::spawn(tell_forgotten(damaged, shell.inputs.clone()));
         let directory = shell.registry.clone();
-        Ok(Self { shell, directory, objects, paths, logs, config })
+        Ok(Self { shell, directory, objects, paths, keys, logs, config })
     }
 
     /// Ends the shell between two words, as a crash would. What was answered is durable.
@@ -147,12 +162,22 @@ impl Coordinator {
             index_dir: self.config.state_dir.join("journal"),
         };
         let workers = WorkersService { shell: self.shell.inputs.clone() };
-        let chunks = ChunksService { store: self.objects.chunks() };
+        let chunks = ChunksService {
+            store: self.objects.chunks(),
+            usage: self.paths.usage().clone(),
+            manifests: self.objects.manifests(),
+            shell: self.shell.inputs.clone(),
+        };
         let runs = v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE);
         let workers = v1::workers_server::WorkersServer::new(workers).max_decoding_message_size(MAX_MESSAGE);
         let chunks =
             v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_CHUNKS_MESSAGE);
-        let paths = PathsService { table: self.paths.clone(), shell: self.shell.inputs.clone() };
+        let paths = PathsService {
+            table: self.paths.clone(),
+            manifests: self.objects.manifests(),
+            keys: self.keys.clone(),
+            shell: self.shell.inputs.clone(),
+        };
         let paths = v1::paths_server::PathsServer::new(paths).max_decoding_message_size(MAX_MESSAGE);
         let routes = Routes::new(runs).add_service(workers).add_service(chunks).add_service(paths);
         match enrolling {
@@ -250,9 +275,25 @@ impl Coordinator {
     }
 }
 
-fn settings(config: &Config) -> Settings {
-    let Config { fleet, heartbeat_ms, upload_outputs, .. } = config.clone();
-    Settings { fleet, heartbeat_ms, upload_outputs }
+fn settings(config: &Config, keys: &InternalKeys) -> Settings {
+    let Config { fleet, heartbeat_ms, upload_outputs, cache, .. } = config.clone();
+    let (internal_keys, upstream_keys) = (keys.public(), cache.upstream_keys);
+    Settings { fleet, heartbeat_ms, upload_outputs, internal_keys, upstream_keys }
+}
+
+/// Files that are named in place of the key in the state directory.
+fn internal_key_files(config: &Config) -> Vec<PathBuf> {
+    config.internal_keys.iter().map(|file| config.secret_file(file)).collect()
+}
+
+/// Tells the shell which paths are here no more.
+async fn tell_forgotten(mut forgotten: mpsc::Receiver<StorePath>, shell: mpsc::Sender<Input>) {
+    while let Some(path) = forgotten.recv().await {
+        let (reply, told) = oneshot::channel();
+        if shell.send(Input::Kept(path, false, reply)).await.is_err() || told.await.is_err() {
+            return;
+        }
+    }
 }
 
 fn create_private(directory: &Path) -> Result<(), StartError> {

@@ -7,8 +7,11 @@ mod clients;
 mod commit;
 mod compaction;
 mod inbound;
+mod known;
+mod locate;
 mod outbound;
 mod registry;
+mod relays;
 mod restore;
 mod rights;
 mod round;
@@ -21,10 +24,15 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fleet_core::WorkerOrder;
-use fleet_core::{Effect, Epoch, Event, Fleet, FleetConfig, RealiseJobId, RunId, SourceId, Time, WorkerId};
+use fleet_core::{
+    Effect, Epoch, EvalJobId, Event, Fleet, FleetConfig, RealiseJobId, RunId, SourceId, Time, Timer, WorkerId,
+};
 use fleet_identity::{Answer, Registry, Request};
 use fleet_journal::{Journal, JournalError};
+use fleet_nix::{PathInfo, PublicKey, StorePath};
+use fleet_paths::Standing;
 use fleet_wire::v1;
 use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -38,14 +46,17 @@ use crate::derivations::Derivations;
 use crate::feed::Feeds;
 use crate::log_index::LogIndex;
 use crate::logs::LogWriter;
-use crate::rpc::Claim;
 
 use acks::Acks;
 use round::Round;
 use runs::RunTable;
 use timers::Timers;
 
+pub(crate) use known::Admission;
+pub(crate) use locate::{Found, LocateAnswer, LocateQuestion};
+pub(crate) use relays::{ASK_AGAIN, RELAYED_WITHIN};
 pub use restore::RestoreFailed;
+pub(crate) use rights::{Asking, Right};
 pub(crate) use runs::Submission;
 pub(crate) use sessions::{Ending, Joining, Seat};
 
@@ -82,8 +93,18 @@ pub(crate) enum Input {
     Said(fleet_core::Session, Box<v1::WorkerMessage>, OwnedSemaphorePermit),
     /// A worker's session ended, and why, unless it just closed.
     Left(fleet_core::Session, Option<String>),
-    /// May this path be kept for others?
-    MayKeep(Claim, Reply<()>),
+    /// How do these paths stand?
+    Look(Vec<StorePath>, Reply<Vec<Standing>>),
+    /// A worker tells of paths that nobody built here.
+    Vouch(Asking, Vec<PathInfo>, Reply<Vec<Standing>>),
+    /// Where can these paths be had?
+    Locate(Box<LocateQuestion>, Reply<LocateAnswer>),
+    /// May this path be brought?
+    MayKeep(Asking, Box<PathInfo>, Reply<Admission>),
+    /// May these paths be read, and these chunks of the source of an eval job?
+    MayRead(Asking, Vec<StorePath>, Vec<Bytes>, Reply<()>),
+    /// The bytes of a path are here from now on, or are no more.
+    Kept(StorePath, bool, Reply<()>),
 }
 
 /// What the shell needs to know.
@@ -92,6 +113,10 @@ pub(crate) struct Settings {
     pub(crate) fleet: FleetConfig,
     pub(crate) heartbeat_ms: u32,
     pub(crate) upload_outputs: bool,
+    /// By these workers know the coordinator's word; as Nix prints them.
+    pub(crate) internal_keys: Vec<String>,
+    /// What these signed comes from upstream.
+    pub(crate) upstream_keys: Vec<PublicKey>,
 }
 
 /// The shell from outside.
@@ -124,6 +149,12 @@ pub(crate) struct Shell {
     sources: HashMap<SourceId, v1::Source>,
     sessions: sessions::Table,
     realises: HashMap<RealiseJobId, Realising>,
+    /// Which tree each eval job looks at.
+    evals: HashMap<EvalJobId, SourceId>,
+    known: fleet_paths::Table,
+    relays: relays::Relays,
+    hints: known::Hints,
+    unreachable: locate::Unreachable,
     timers: Timers,
     registry: Registry,
     durable_registry: watch::Sender<Arc<Registry>>,
@@ -135,6 +166,8 @@ struct Realising {
     run: RunId,
     worker: WorkerId,
     epoch: Epoch,
+    /// Its toplevel.
+    path: Option<StorePath>,
 }
 
 /// The core's time: it goes on where it was before a restart.
@@ -173,6 +206,7 @@ impl Shell {
         let mut round = Round::default();
         let epoch_floor = restore::epoch_floor(shell.journal.epoch());
         shell.apply(Event::Restarted { epoch_floor }, &mut round);
+        shell.forget_strangers(&mut round);
         shell.finish(round, || false).await?;
         Ok(shell)
     }
@@ -218,13 +252,24 @@ impl Shell {
             }
             let mut round = Round::default();
             for timer in self.timers.take_due(self.clock.now()) {
-                self.apply(Event::TimerFired { timer }, &mut round);
+                self.fired(timer, &mut round);
             }
             for input in batch.drain(..) {
                 self.take(input, &mut round);
             }
             self.finish(round, || inputs.is_closed()).await?;
             self.compact_when_idle().await?;
+        }
+    }
+
+    fn fired(&mut self, timer: Timer, round: &mut Round) {
+        let away = match &timer {
+            Timer::WorkerAway(worker, _) => Some(*worker),
+            _ => None,
+        };
+        self.apply(Event::TimerFired { timer }, round);
+        if let Some(worker) = away {
+            self.forget_holder_if_gone(worker, round);
         }
     }
 

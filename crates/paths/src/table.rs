@@ -21,6 +21,13 @@ pub enum Origin {
     Upstream,
 }
 
+impl Origin {
+    /// Whether everybody who has the content can see that it has this name.
+    pub fn is_by_content(self) -> bool {
+        self == Self::ContentAddressed
+    }
+}
+
 /// How a path stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -200,6 +207,11 @@ impl Table {
     pub fn holders(&self, path: &StorePath) -> impl Iterator<Item = &Arc<str>> {
         let known = self.id(path).and_then(|id| self.known(id));
         known.into_iter().flat_map(|known| &known.holders).map(|holder| &self.holders[holder.0 as usize])
+    }
+
+    /// Names of all workers that ever had something.
+    pub fn holder_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.holders.iter()
     }
 
     /// Learns again what a table learnt before.

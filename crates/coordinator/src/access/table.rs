@@ -42,6 +42,9 @@ pub(super) const TABLE: &[(&str, Who)] = &[
     ("/fleet.v1.Paths/Stored", Who::Worker),
     ("/fleet.v1.Paths/Register", Who::Worker),
     ("/fleet.v1.Paths/Describe", Who::Worker),
+    ("/fleet.v1.Paths/Look", Who::Worker),
+    ("/fleet.v1.Paths/Locate", Who::Worker),
+    ("/fleet.v1.Paths/Vouch", Who::Worker),
     // Clients bring their sources; nothing comes back to them.
     ("/fleet.v1.Chunks/FindMissing", Who::WorkerOr(Role::Submit)),
     ("/fleet.v1.Chunks/Put", Who::WorkerOr(Role::Submit)),

@@ -5,8 +5,8 @@ use super::Config;
 use std::fmt::Write;
 
 use super::value::{
-    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds,
-    Secret, Several, Trusted, Value,
+    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds, Secret, Several,
+    Trusted, Value,
 };
 
 /// One setting.
@@ -75,6 +75,8 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "Wait while another coordinator has the journal, and take over when it ends.";
     "upload_outputs" = Flag, AtStart, upload_outputs,
         "Workers upload what they build, so that others can use it.";
+    "internal_keys" = Several<Secret>, AtStart, internal_keys,
+        "Secret keys (`nix key generate-secret`) by which workers know what the coordinator says of paths; the first signs, a second is believed while they change. Empty: one that is made in `state_dir`.";
     "tls.authorities" = Several<Place>, AtOnce, server.tls.authorities,
         "PEM files of the CAs that clients and workers are trusted by, newest first. Empty: an own CA in `state_dir`.";
     "tls.authority_keys" = Several<Place>, AtOnce, server.tls.authority_keys,
@@ -139,6 +141,14 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "How Nix ranks the cache among its others; the lower, the sooner.";
     "cache.upstream_keys" = Several<Trusted>, AtStart, cache.upstream_keys,
         "Public keys of caches that everybody has: what they signed is never brought here.";
+    "retention.runs" = Count, AtStart, retention.runs,
+        "Runs of each branch whose targets are kept, the last ones.";
+    "retention.age" = Seconds, AtStart, retention.age_s,
+        "How long every run's targets are kept.";
+    "retention.grace" = Seconds, AtStart, retention.grace_s,
+        "How long what nothing needs any more is still there.";
+    "retention.every" = Seconds, AtStart, retention.every_s,
+        "How often what nothing needs is looked for.";
 };
 
 /// The table of all settings for the documentation, in Markdown.

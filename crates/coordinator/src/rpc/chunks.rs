@@ -1,13 +1,21 @@
 //! Moving content between the chunk store and whoever may have it.
 
+use std::collections::HashSet;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use fleet_store::{ChunkStore, Digest, MAX_CHUNK};
+use fleet_store::{ChunkStore, Digest, MAX_CHUNK, Manifests};
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::paths::{ask, speaks_as};
 use super::status;
+use crate::access::Caller;
+use crate::infos;
+use crate::paths::Usage;
+use crate::shell::{Asking, Input};
 
 const MAX_DIGESTS: usize = 65_536;
 /// Frames read ahead for one receiver: at most 1 MiB each.
@@ -21,6 +29,9 @@ const MAX_FRAME: usize = MAX_CHUNK + (64 << 10);
 #[derive(Debug)]
 pub(crate) struct ChunksService {
     pub(crate) store: ChunkStore,
+    pub(crate) usage: Usage,
+    pub(crate) manifests: Manifests,
+    pub(crate) shell: mpsc::Sender<Input>,
 }
 
 #[tonic::async_trait]
@@ -30,7 +41,7 @@ impl v1::chunks_server::Chunks for ChunksService {
         request: Request<v1::FindMissingRequest>,
     ) -> Result<Response<v1::FindMissingReply>, Status> {
         let digests = digests(&request.into_inner().digests)?;
-        let missing = self.store.missing(digests).await.map_err(|error| status::store(&error))?;
+        let missing = self.usage.missing(&self.store, digests).await.map_err(|error| status::store(&error))?;
         let missing = missing.into_iter().map(|digest| digest.0.to_vec().into()).collect();
         Ok(Response::new(v1::FindMissingReply { missing }))
     }
@@ -42,7 +53,8 @@ impl v1::chunks_server::Chunks for ChunksService {
             if chunk.frame.len() > MAX_FRAME {
                 return Err(Status::invalid_argument(format!("a frame has at most {MAX_FRAME} bytes")));
             }
-            self.store.put(digest, chunk.frame).await.map_err(|error| status::store(&error))
+            let put = self.usage.put(&self.store, digest, chunk.frame).await;
+            put.map_err(|error| status::store(&error))
         });
         let count = |stored: u64, ()| std::future::ready(Ok(stored + 1));
         let stored = written.buffer_unordered(WRITTEN_AT_ONCE).try_fold(0, count).await?;
@@ -52,9 +64,10 @@ impl v1::chunks_server::Chunks for ChunksService {
     type GetStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
-        let digests = digests(&request.into_inner().digests)?;
+        let worker = speaks_as(&Caller::of(request.extensions()));
+        let wanted = self.allowed(worker, request.into_inner()).await?;
         let store = self.store.clone();
-        let frames = futures::stream::iter(digests).map(move |digest| {
+        let frames = futures::stream::iter(wanted).map(move |digest| {
             let store = store.clone();
             async move {
                 let frame = store.get(digest).await?;
@@ -66,13 +79,50 @@ impl v1::chunks_server::Chunks for ChunksService {
     }
 }
 
+impl ChunksService {
+    /// The chunks that are asked for, if the right that is named gives access to each.
+    async fn allowed(&self, worker: Option<Arc<str>>, request: v1::GetRequest) -> Result<Vec<Digest>, Status> {
+        if request.paths.is_empty() {
+            return digests(&request.digests);
+        }
+        let asking = Asking::new(worker, request.right.as_ref())?;
+        if request.paths.iter().map(|path| path.digests.len()).sum::<usize>() > MAX_DIGESTS {
+            return Err(too_many());
+        }
+        let (mut paths, mut source, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        for v1::PathChunks { path, digests: listed } in request.paths {
+            wanted.extend(digests(&listed)?);
+            if path.is_empty() {
+                source.extend(listed);
+            } else {
+                paths.push((infos::store_path(&path).map_err(|error| status::refused(&error))?, listed));
+            }
+        }
+        let names = paths.iter().map(|(path, _)| path.clone()).collect();
+        ask(&self.shell, |reply| Input::MayRead(asking, names, source, reply)).await?;
+        for (path, listed) in paths {
+            let manifest = self.manifests.read(path.as_str()).await.map_err(|error| status::store(&error))?;
+            let manifest = manifest.ok_or_else(|| status::not_kept(&path))?;
+            let own: HashSet<&[u8]> = manifest.pieces.iter().map(|piece| &piece.digest.0[..]).collect();
+            if !listed.iter().all(|digest| own.contains(&digest[..])) {
+                return Err(status::no_right(&format!("a chunk is no part of {path}")));
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn too_many() -> Status {
+    Status::invalid_argument(format!("at most {MAX_DIGESTS} digests a call"))
+}
+
 fn digest(bytes: &[u8]) -> Result<Digest, Status> {
     Digest::try_from(bytes).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn digests(list: &[bytes::Bytes]) -> Result<Vec<Digest>, Status> {
     if list.len() > MAX_DIGESTS {
-        return Err(Status::invalid_argument(format!("at most {MAX_DIGESTS} digests a call")));
+        return Err(too_many());
     }
     list.iter().map(|bytes| digest(bytes)).collect()
 }

@@ -1,9 +1,11 @@
-//! Store paths on their way from one worker to others: which are kept, keep these, describe those.
+//! Store paths on their way from one worker to others: how they stand, where they can be had, who vouches for them,
+//! and keeping them here.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fleet_core::{Epoch, EvalJobId, LeaseId};
+use fleet_paths::{Depth, Standing};
+use fleet_store::{Manifest, Manifests, StoreError};
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
@@ -11,38 +13,29 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::status;
 use crate::access::Caller;
-use crate::paths::{PathTable, PathsError};
-use crate::shell::Input;
+use crate::infos;
+use crate::internal_key::InternalKeys;
+use crate::paths::{Expected, PathTable, PathsError};
+use crate::shell::{ASK_AGAIN, Admission, Asking, Input, LocateAnswer, LocateQuestion, RELAYED_WITHIN, Reply};
+
+mod located;
 
 /// Paths in one call.
 const MAX_PATHS: usize = 65_536;
+/// Workers that one call may say it cannot reach.
+const MAX_UNREACHABLE: usize = 1_024;
 /// Paths of one call that are looked at ahead of the one that is kept.
 const VERIFIED_AHEAD: usize = 4;
+/// How often an answer is asked for again, because what was kept turns out to be gone.
+const DAMAGED_AGAIN: usize = 3;
 
 /// The service `fleet.v1.Paths`.
 #[derive(Debug)]
 pub(crate) struct PathsService {
     pub(crate) table: PathTable,
+    pub(crate) manifests: Manifests,
+    pub(crate) keys: InternalKeys,
     pub(crate) shell: mpsc::Sender<Input>,
-}
-
-/// What someone wants to keep a path for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    /// The worker that asks; none is this machine's own user, who may speak for any.
-    pub(crate) worker: Option<Arc<str>>,
-    pub(crate) right: Right,
-    /// Base name.
-    pub(crate) path: String,
-}
-
-/// By which right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Right {
-    /// It is an output of a step of this lease.
-    Lease(LeaseId, Epoch),
-    /// The evaluator needs it to be elsewhere.
-    Eval(EvalJobId, Epoch),
 }
 
 #[tonic::async_trait]
@@ -67,36 +60,80 @@ impl v1::paths_server::Paths for PathsService {
         // Kept one after the other: a path never without those before it.
         let verified = request.into_inner().map(|path| async {
             let path = path?;
-            self.allow(worker.clone(), &path).await?;
-            self.table.verify(path).await.map_err(refused)
+            let Admission { candidates, upstream, .. } = self.admit(worker.clone(), &path).await?;
+            let expected = Expected { candidates, upstream, discards: false };
+            let name = path.info.as_ref().map(|info| info.path.clone()).unwrap_or_default();
+            Ok::<_, Status>((name, self.table.verify(path, Some(expected)).await.map_err(refused)?))
         });
         let mut verified = std::pin::pin!(verified.buffered(VERIFIED_AHEAD));
         let mut registered = 0;
-        while let Some(path) = verified.try_next().await? {
+        while let Some((name, path)) = verified.try_next().await? {
             if registered == MAX_PATHS as u64 {
                 return Err(too_many());
             }
             self.table.keep(path).await.map_err(refused)?;
+            self.set_kept(&name, true).await?;
             registered += 1;
         }
         Ok(Response::new(v1::RegisterReply { registered }))
     }
 
-    async fn look(&self, _: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
-        Err(Status::unimplemented("not served yet"))
+    async fn look(&self, request: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
+        let paths = bounded(request.into_inner().paths)?;
+        let paths = infos::store_paths(&paths).map_err(|error| status::refused(&error))?;
+        let standings = self.ask(|reply| Input::Look(paths, reply)).await?;
+        Ok(Response::new(v1::LookReply { standings: standings.into_iter().map(standing).collect() }))
     }
 
     type LocateStream = Pin<Box<dyn Stream<Item = Result<v1::Located, Status>> + Send>>;
 
-    async fn locate(&self, _: Request<v1::LocateRequest>) -> Result<Response<Self::LocateStream>, Status> {
-        Err(Status::unimplemented("not served yet"))
+    async fn locate(
+        &self,
+        request: Request<v1::LocateRequest>,
+    ) -> Result<Response<Self::LocateStream>, Status> {
+        let worker = speaks_as(&Caller::of(request.extensions()));
+        let v1::LocateRequest { right, paths, alone, relay, unreachable } = request.into_inner();
+        if unreachable.len() > MAX_UNREACHABLE {
+            return Err(Status::invalid_argument(format!("at most {MAX_UNREACHABLE} unreachable workers")));
+        }
+        let question = LocateQuestion {
+            asking: Asking::new(worker, right.as_ref())?,
+            paths: infos::store_paths(&bounded(paths)?).map_err(|error| status::refused(&error))?,
+            depth: if alone { Depth::Alone } else { Depth::Closure },
+            unreachable,
+            relay,
+        };
+        for _ in 0..DAMAGED_AGAIN {
+            let answer = self.answer(&question).await?;
+            if let Some(manifests) = self.manifests_of(&answer).await? {
+                let messages = located::messages(answer, manifests, self.keys.clone());
+                return Ok(Response::new(Box::pin(messages)));
+            }
+        }
+        Err(status::not_relayed())
     }
 
     async fn vouch(
         &self,
-        _: Request<Streaming<v1::VouchRequest>>,
+        request: Request<Streaming<v1::VouchRequest>>,
     ) -> Result<Response<v1::VouchReply>, Status> {
-        Err(Status::unimplemented("not served yet"))
+        let worker = speaks_as(&Caller::of(request.extensions()));
+        let mut requests = request.into_inner();
+        let (mut asking, mut vouched) = (None, Vec::new());
+        while let Some(v1::VouchRequest { right, info }) = requests.message().await.map_err(status::of_peer)? {
+            if vouched.len() == MAX_PATHS {
+                return Err(too_many());
+            }
+            // The first names the right, of all.
+            if asking.is_none() {
+                asking = Some(Asking::new(worker.clone(), right.as_ref())?);
+            }
+            let info = info.ok_or_else(|| Status::invalid_argument("a path without an info"))?;
+            vouched.push(infos::from_wire(&info).map_err(|error| status::refused(&error))?);
+        }
+        let Some(asking) = asking else { return Ok(Response::new(v1::VouchReply::default())) };
+        let standings = self.ask(|reply| Input::Vouch(asking, vouched, reply)).await?;
+        Ok(Response::new(v1::VouchReply { standings: standings.into_iter().map(standing).collect() }))
     }
 
     type DescribeStream = Pin<Box<dyn Stream<Item = Result<v1::StoredPath, Status>> + Send>>;
@@ -113,24 +150,100 @@ impl v1::paths_server::Paths for PathsService {
 
 impl PathsService {
     /// Asks the shell whether the worker may bring this path, now.
-    async fn allow(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<(), Status> {
-        let right = match (path.lease, path.eval_job) {
-            (0, 0) => return Err(status::no_right("it names neither a lease nor an eval job")),
-            (lease, 0) => Right::Lease(LeaseId(lease), Epoch(path.epoch)),
-            (0, job) => Right::Eval(EvalJobId(job), Epoch(path.epoch)),
-            _ => return Err(Status::invalid_argument("a path is kept for a lease or an eval job, not both")),
+    async fn admit(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<Admission, Status> {
+        let earlier = v1::WorkRight {
+            lease: path.lease,
+            eval_job: path.eval_job,
+            epoch: path.epoch,
+            ..v1::WorkRight::default()
         };
-        let path = path.info.as_ref().map(|info| info.path.clone()).unwrap_or_default();
-        let (reply, answer) = oneshot::channel();
-        let asked = self.shell.send(Input::MayKeep(Claim { worker, right, path }, reply)).await;
-        asked.map_err(|_| status::stopping())?;
-        answer.await.map_err(|_| status::stopping())?
+        let asking = Asking::new(worker, Some(path.right.as_ref().unwrap_or(&earlier)))?;
+        let mut info = path.info.clone().unwrap_or_default();
+        if info.content_address.is_empty() {
+            info.content_address.clone_from(&path.content_address);
+        }
+        if info.signatures.is_empty() {
+            info.signatures.clone_from(&path.signatures);
+        }
+        let info = infos::from_wire(&info).map_err(|error| status::refused(&error))?;
+        self.ask(|reply| Input::MayKeep(asking, Box::new(info), reply)).await
+    }
+
+    /// The shell's answer. One that waits for a relay is asked for again from time to time, for who was asked to share
+    /// may hang.
+    async fn answer(&self, question: &LocateQuestion) -> Result<LocateAnswer, Status> {
+        let ask = |question: LocateQuestion| self.ask(|reply| Input::Locate(Box::new(question), reply));
+        if !question.relay {
+            return ask(question.clone()).await;
+        }
+        let answered = async {
+            loop {
+                if let Ok(answer) = tokio::time::timeout(ASK_AGAIN, ask(question.clone())).await {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(RELAYED_WITHIN, answered).await.unwrap_or_else(|_| Err(status::not_relayed()))
+    }
+
+    /// The manifests of what is kept, in the order of the answer. None when the shell must answer again, because it
+    /// took something to be here that is not.
+    async fn manifests_of(&self, answer: &LocateAnswer) -> Result<Option<Vec<Option<Manifest>>>, Status> {
+        let mut manifests = Vec::with_capacity(answer.found.len());
+        let mut all = true;
+        for found in &answer.found {
+            if found.standing != Standing::Kept {
+                manifests.push(None);
+                continue;
+            }
+            let name = found.info.path.as_str();
+            match self.manifests.read(name).await {
+                Ok(Some(manifest)) => manifests.push(Some(manifest)),
+                Ok(None) | Err(StoreError::DamagedManifest(_)) => {
+                    tracing::error!(path = name, "its manifest is gone: it is kept no more");
+                    self.set_kept(name, false).await?;
+                    all = false;
+                }
+                Err(error) => return Err(status::store(&error)),
+            }
+        }
+        Ok(all.then_some(manifests))
+    }
+
+    async fn set_kept(&self, path: &str, here: bool) -> Result<(), Status> {
+        let path = infos::store_path(path).map_err(|error| status::refused(&error))?;
+        self.ask(|reply| Input::Kept(path, here, reply)).await
+    }
+
+    async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Status> {
+        ask(&self.shell, input).await
     }
 }
 
+/// Asks the shell, and waits for its answer.
+pub(super) async fn ask<T>(
+    shell: &mpsc::Sender<Input>,
+    input: impl FnOnce(Reply<T>) -> Input,
+) -> Result<T, Status> {
+    let (reply, answer) = oneshot::channel();
+    shell.send(input(reply)).await.map_err(|_| status::stopping())?;
+    answer.await.map_err(|_| status::stopping())?
+}
+
 /// The worker that a certificate names. The access layer lets nobody else in but this machine's user.
-fn speaks_as(caller: &Caller) -> Option<Arc<str>> {
+pub(super) fn speaks_as(caller: &Caller) -> Option<Arc<str>> {
     caller.worker().map(|identity| Arc::from(identity.name.as_str()))
+}
+
+fn standing(standing: Standing) -> i32 {
+    let standing = match standing {
+        Standing::Unknown => v1::PathStanding::Unknown,
+        Standing::Lost => v1::PathStanding::Lost,
+        Standing::Held => v1::PathStanding::Held,
+        Standing::Kept => v1::PathStanding::Kept,
+        Standing::Upstream => v1::PathStanding::Upstream,
+    };
+    standing.into()
 }
 
 fn bounded(paths: Vec<String>) -> Result<Vec<String>, Status> {

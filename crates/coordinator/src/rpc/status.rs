@@ -7,6 +7,7 @@ use fleet_core::SessionEnd;
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
 use fleet_journal::JournalError;
+use fleet_nix::StorePath;
 use fleet_store::StoreError;
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
@@ -133,9 +134,16 @@ pub(crate) fn paths(error: &PathsError) -> Status {
         | PathsError::PieceSize { .. }
         | PathsError::Archive { .. }
         | PathsError::OtherHash { .. }
+        | PathsError::OtherContent { .. }
+        | PathsError::Undeclared { .. }
+        | PathsError::NotThere { .. }
         | PathsError::TooMany => Status::invalid_argument(with_causes(error)),
         PathsError::Differs { .. } => Status::already_exists(error.to_string()),
-        PathsError::NoChunk { .. } => Status::failed_precondition(error.to_string()),
+        PathsError::NoChunk { .. } | PathsError::NoReference { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
+        PathsError::NotKept { .. } => Status::not_found(error.to_string()),
+        PathsError::Full => Status::resource_exhausted(error.to_string()),
         PathsError::Store(error) => store(error),
         PathsError::Interrupted => Status::unavailable(with_causes(error)),
     }
@@ -149,6 +157,41 @@ fn no_room(error: &dyn Error) -> Status {
 /// The caller may not bring this path.
 pub(crate) fn no_right(why: &str) -> Status {
     Status::permission_denied(why)
+}
+
+/// Two rights where there must be one.
+pub(crate) fn several_rights() -> Status {
+    Status::invalid_argument("it names several rights, and one is needed")
+}
+
+/// Nobody who may has told of this path.
+pub(crate) fn unheard_of(path: &StorePath) -> Status {
+    Status::failed_precondition(format!("nothing is known of {path}: report or vouch for it first"))
+}
+
+/// The bytes of this path are not here.
+pub(crate) fn not_kept(path: &StorePath) -> Status {
+    Status::not_found(format!("the bytes of {path} are not here"))
+}
+
+/// What is brought is not what is known.
+pub(crate) fn differs(path: &StorePath) -> Status {
+    Status::already_exists(format!("{path} is known with another content: its derivation is not reproducible"))
+}
+
+/// Everybody has this path from elsewhere.
+pub(crate) fn comes_from_upstream(path: &StorePath) -> Status {
+    Status::already_exists(format!("{path} comes from an upstream cache, and is not kept here"))
+}
+
+/// No more askers can wait.
+pub(crate) fn too_many_wait() -> Status {
+    Status::resource_exhausted("as many workers wait for relayed paths as may: come again later")
+}
+
+/// What another worker was asked to share did not come.
+pub(crate) fn not_relayed() -> Status {
+    Status::unavailable("no worker that has the paths has brought them in time")
 }
 
 /// Another attempt has taken the place of the caller's.

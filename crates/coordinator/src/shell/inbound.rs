@@ -27,6 +27,11 @@ pub(super) fn evaluated(report: &mut EvalReport) -> Option<&mut Evaluated> {
     }
 }
 
+/// Whether a report says that the outputs are there.
+fn is_success(report: &v1::StepReported) -> bool {
+    matches!(report.outcome(), v1::OutcomeClass::Built | v1::OutcomeClass::AlreadyValid)
+}
+
 impl Shell {
     /// Applies one input.
     pub(super) fn take(&mut self, input: Input, round: &mut Round) {
@@ -72,7 +77,7 @@ impl Shell {
                     round.then(Deed::Close(Box::new(connected)));
                 }
             }
-            Input::MayKeep(claim, reply) => round.answer(reply, self.may_keep(&claim)),
+            other => self.asked(other, round),
         }
     }
 
@@ -99,7 +104,8 @@ impl Shell {
                 self.phased(worker, &phased, round);
                 return Ok(());
             }
-            FromWorker::PathsHeld(_) | FromWorker::PathsLost(_) => return Ok(()),
+            FromWorker::PathsHeld(held) => return self.paths_held(worker, &held, round),
+            FromWorker::PathsLost(lost) => return self.paths_lost(worker, &lost, round),
             FromWorker::HostsDiscovered(message) => from_wire::discovered(worker, message),
             FromWorker::HostStarted(message) => from_wire::host_started(worker, message),
             FromWorker::HostEvaluated(message) => self.host_evaluated(worker, message, round),
@@ -164,13 +170,16 @@ impl Shell {
         &mut self,
         session: Session,
         worker: WorkerId,
-        message: v1::StepReported,
+        mut message: v1::StepReported,
         round: &mut Round,
     ) -> Result<Event, from_wire::WireError> {
         let (lease, epoch) = (LeaseId(message.lease), Epoch(message.epoch));
         let drv = DrvPath::from(message.drv.as_str());
         let holds = self.attempts.holds(worker, lease, epoch, &drv);
         let tail = if holds { self.attempts.tail(&drv) } else { String::new() };
+        if holds && is_success(&message) {
+            self.hear_report(worker, &drv, &mut message, round);
+        }
         let event = from_wire::step_reported(worker, message, &tail.into())?;
         if holds {
             super::restore::hear_outputs(&mut self.derivations, &event);

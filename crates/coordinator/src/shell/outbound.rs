@@ -1,6 +1,6 @@
 //! Commands into messages: ids become names, sources and derivations are filled in.
 
-use fleet_core::{Closure, Command, DrvPath, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
+use fleet_core::{Closure, Command, Epoch, EvalTask, Event, Failure, FailureClass, FailureCode};
 use fleet_core::{LeaseId, LeasedStep, Publish, StepOutcome, StepReport, WorkerId};
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use fleet_wire::{to_wire, v1};
@@ -12,12 +12,16 @@ impl Shell {
     /// A command goes to the session that its worker has now.
     pub(super) fn send(&mut self, worker: WorkerId, command: Command, round: &mut Round) {
         let message = match command {
-            Command::StartEval { job, epoch, source, task } => ToWorker::EvalJob(v1::EvalJob {
-                job: job.0,
-                epoch: epoch.0,
-                source: self.sources.get(&source).cloned(),
-                task: Some(eval_task(&task)),
-            }),
+            Command::StartEval { job, epoch, source, task } => {
+                self.evals.retain(|job, _| self.fleet.eval_job(*job).is_some());
+                self.evals.insert(job, source);
+                ToWorker::EvalJob(v1::EvalJob {
+                    job: job.0,
+                    epoch: epoch.0,
+                    source: self.sources.get(&source).cloned(),
+                    task: Some(eval_task(&task)),
+                })
+            }
             Command::CancelEval { job } => ToWorker::CancelEval(v1::CancelEval { job: job.0 }),
             Command::StartLease { lease, epoch, steps } => self.lease(worker, lease, epoch, &steps, round),
             Command::CancelLease { lease, epoch } => {
@@ -30,7 +34,8 @@ impl Shell {
             Command::Resume => ToWorker::Resume(v1::Resume {}),
             Command::EndSession { session, end } => return self.cut(session, &end, round),
             Command::Realise { job, epoch, path, run, closure, publish } => {
-                self.realises.insert(job, Realising { run, worker, epoch });
+                let toplevel = path.as_str().parse().ok();
+                self.realises.insert(job, Realising { run, worker, epoch, path: toplevel });
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
                     epoch: epoch.0,
@@ -40,7 +45,11 @@ impl Shell {
                     publish: publish == Publish::Wanted,
                 })
             }
-            Command::Prefetch { drv, lease, epoch } => prefetch(&drv, lease, epoch),
+            Command::Prefetch { drv, lease, epoch } => {
+                let Some(inputs) = self.prefetch(worker, &drv, lease) else { return };
+                let right = v1::WorkRight { lease: lease.0, epoch: epoch.0, ..v1::WorkRight::default() };
+                ToWorker::Prefetch(v1::Prefetch { drv: drv.to_string(), inputs, right: Some(right) })
+            }
         };
         if let Some(session) = self.sessions.of(worker) {
             round.then(Deed::Say(session, message));
@@ -78,11 +87,6 @@ impl Shell {
         }
         ToWorker::Lease(v1::Lease { lease: lease.0, epoch: epoch.0, steps: work })
     }
-}
-
-fn prefetch(drv: &DrvPath, lease: LeaseId, epoch: Epoch) -> ToWorker {
-    let right = v1::WorkRight { lease: lease.0, epoch: epoch.0, ..v1::WorkRight::default() };
-    ToWorker::Prefetch(v1::Prefetch { drv: drv.to_string(), inputs: Vec::new(), right: Some(right) })
 }
 
 fn eval_task(task: &EvalTask) -> v1::eval_job::Task {

@@ -30,6 +30,7 @@ impl Shell {
             let (worker, name) = (self.fleet.worker_named(name.as_str()), name.as_str().into());
             let order = WorkerOrder::Revoke;
             self.apply(Event::WorkerOrdered { worker, name, order, reason: reason.into() }, round);
+            self.forget_holder_if_gone(worker, round);
         }
         Ok(decision.answer)
     }

@@ -8,11 +8,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fleet_core::{Epoch, Event, Fleet, Record, RestoreError, RunId, StepOutcome, StepReport};
 use fleet_identity::Registry;
 use fleet_journal::{Journal, JournalError};
+use fleet_nix::StoreDir;
+use fleet_paths::Table;
 use fleet_wire::{from_wire, v1};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use super::known::MAX_KNOWN;
+use super::locate::Unreachable;
+use super::relays::Relays;
 use super::runs::{RunState, RunTable};
 use super::timers::Timers;
 use super::{Clock, Settings, Shell, inbound, sessions};
@@ -41,6 +46,7 @@ struct Gathered {
     runs: BTreeMap<RunId, (String, KeptRun)>,
     events: HashMap<String, Vec<v1::RunEvent>>,
     derivations: Derivations,
+    known: Table,
 }
 
 impl Gathered {
@@ -51,6 +57,7 @@ impl Gathered {
             runs: BTreeMap::new(),
             events: HashMap::new(),
             derivations: Derivations::new(MAX_BYTES),
+            known: Table::new(StoreDir::default(), MAX_KNOWN),
         }
     }
 
@@ -69,6 +76,7 @@ impl Gathered {
                 self.derivations.keep(&derivation).map_err(|error| error.to_string())?;
             }
             Kept::Identity(record) => self.registry.apply(record),
+            Kept::Path(record) => self.known.apply(record),
         }
         Ok(())
     }
@@ -116,7 +124,7 @@ impl Shell {
                 gathered.add(kept::read(loaded)?).map_err(|why| JournalError::Unreadable { seq, why })
             })
             .await?;
-        let Gathered { records, registry, runs, mut events, derivations } = gathered;
+        let Gathered { records, registry, runs, mut events, derivations, known } = gathered;
         let fleet = Fleet::restore(settings.fleet.clone(), records)?;
         let (feeds, mut table, mut sources) = (Feeds::default(), RunTable::default(), HashMap::new());
         for (run, (name, kept)) in runs {
@@ -160,6 +168,11 @@ impl Shell {
             runs: table,
             sources,
             realises: HashMap::new(),
+            evals: HashMap::new(),
+            known,
+            relays: Relays::new(first_session),
+            hints: BTreeMap::new(),
+            unreachable: Unreachable::default(),
             timers: Timers::default(),
             durable_registry: watch::Sender::new(Arc::new(registry.clone())),
             registry,

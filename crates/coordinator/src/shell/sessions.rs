@@ -19,6 +19,10 @@ use crate::rpc::status;
 
 /// Revisions of the protocol: the oldest that is served, and ours.
 const PROTOCOLS: (u32, u32) = (1, 1);
+/// Addresses of one worker that others are told.
+const MAX_ADDRESSES: usize = 8;
+/// Longest name of a host, bytes.
+const MAX_HOST: usize = 253;
 /// Leases of a session that were taken back once; more are taken back again.
 const TAKEN_BACK: usize = 1024;
 
@@ -80,9 +84,15 @@ pub(super) struct Connected {
     pub(super) offsets: bool,
     /// Leases that are not its own, and that it was told so.
     taken_back: BTreeSet<(LeaseId, Epoch)>,
+    /// Where other workers reach it.
+    addresses: Arc<[String]>,
 }
 
 impl Connected {
+    pub(super) fn addresses(&self) -> &Arc<[String]> {
+        &self.addresses
+    }
+
     /// Its stream ends, and the worker hears how.
     pub(super) fn end(self, how: Result<(), Status>) {
         self.ending.set(how);
@@ -111,6 +121,7 @@ pub(super) struct SelfPortrait {
 pub(super) struct Table {
     open: BTreeMap<Session, Connected>,
     current: HashMap<WorkerId, Session>,
+    names: HashMap<Arc<str>, Session>,
     pub(super) portraits: HashMap<WorkerId, SelfPortrait>,
     last: u64,
     limit: usize,
@@ -119,12 +130,17 @@ pub(super) struct Table {
 impl Table {
     /// Numbers sessions above `last`.
     pub(super) fn new(last: u64, limit: usize) -> Self {
-        let (open, current, portraits) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        Self { open, current, portraits, last, limit }
+        let (open, current, names) = (BTreeMap::new(), HashMap::new(), HashMap::new());
+        Self { open, current, names, portraits: HashMap::new(), last, limit }
     }
 
     pub(super) fn get(&self, session: Session) -> Option<&Connected> {
         self.open.get(&session)
+    }
+
+    /// The session that the worker of this name has now.
+    pub(super) fn named(&self, name: &str) -> Option<Session> {
+        self.names.get(name).copied()
     }
 
     pub(super) fn of(&self, worker: WorkerId) -> Option<Session> {
@@ -148,6 +164,7 @@ impl Table {
         let connected = self.open.remove(&session)?;
         if self.current.get(&connected.worker) == Some(&session) {
             self.current.remove(&connected.worker);
+            self.names.remove(&connected.name);
         }
         Some(connected)
     }
@@ -212,16 +229,19 @@ impl Shell {
         let taken_back = BTreeSet::new();
         let (name, offsets) = (Arc::clone(&hello.name), said.protocol > 0);
         let joined = Arc::clone(&name);
-        let connected = Connected { worker, name, hello, outbound, ending, offsets, taken_back };
+        let addresses = reachable(&said.peer_addresses);
+        let connected = Connected { worker, name, hello, outbound, ending, offsets, taken_back, addresses };
         self.forget_jobs(worker);
         self.sessions.open.insert(session, connected);
         self.sessions.current.insert(worker, session);
+        self.sessions.names.insert(Arc::clone(&joined), session);
         let protocol = said.protocol.clamp(PROTOCOLS.0, PROTOCOLS.1);
         self.sessions.paint(worker, said, certificate_until);
         tracing::info!(worker = %joined, session = session.0, "a worker joined");
         round.then(Deed::Say(session, ToWorker::Welcome(self.welcome(session, protocol))));
         round.answer(reply, Ok(Seat { session, heartbeat_ms: self.settings.heartbeat_ms }));
         self.absorb(effects, round);
+        self.relays_changed(round);
     }
 
     fn welcome(&self, session: Session, protocol: u32) -> v1::Welcome {
@@ -231,8 +251,8 @@ impl Shell {
             upload_outputs: self.settings.upload_outputs,
             away_ms: self.settings.fleet.away_ms,
             protocol,
-            internal_keys: Vec::new(),
-            upstream_keys: Vec::new(),
+            internal_keys: self.settings.internal_keys.clone(),
+            upstream_keys: self.settings.upstream_keys.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -288,6 +308,7 @@ impl Shell {
         tracing::info!("{text}");
         self.tell_all(&text, round);
         self.apply(Event::WorkerLost { worker, session }, round);
+        self.relays_changed(round);
         Some(connected)
     }
 
@@ -317,6 +338,16 @@ impl Shell {
     fn forget_jobs(&mut self, worker: WorkerId) {
         self.realises.retain(|_, realising| realising.worker != worker);
     }
+}
+
+/// Addresses as far as they can be any.
+fn reachable(addresses: &[String]) -> Arc<[String]> {
+    let plausible = |address: &&String| {
+        let (host, port) = address.rsplit_once(':').unwrap_or_default();
+        let fits = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_graphic());
+        fits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    addresses.iter().filter(plausible).take(MAX_ADDRESSES).cloned().collect()
 }
 
 /// A revision that both sides speak; 0 stands for the first.

@@ -85,6 +85,7 @@ impl Shell {
         }
         let worker = self.fleet.worker_named(name);
         self.apply(Event::WorkerOrdered { worker, name: name.into(), order, reason }, round);
+        self.forget_holder_if_gone(worker, round);
         Ok(())
     }
 }

@@ -1,0 +1,189 @@
+//! Bytes that one worker has and another cannot fetch come through here: a holder is ordered to share them, and who
+//! waits is answered when they are here, or when nobody has them any more. Owns the orders and who waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use fleet_core::{Session, WorkerId};
+use fleet_nix::StorePath;
+use fleet_paths::Standing;
+use fleet_wire::v1;
+use fleet_wire::v1::coordinator_message::Message as ToWorker;
+use tokio::time::Instant;
+
+use super::locate::{LocateAnswer, LocateQuestion};
+use super::round::{Deed, Round};
+use super::{Reply, Shell};
+use crate::rpc::status;
+
+/// Askers that wait at a time.
+const MAX_WAITING: usize = 1024;
+/// Orders that are remembered; of more the oldest are forgotten.
+const MAX_ORDERS: usize = 1024;
+/// Paths of one order.
+const MAX_SHARED: usize = 65_536;
+/// After so long without an end, somebody else is ordered too.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Orders and those who wait for what comes of them.
+#[derive(Debug)]
+pub(super) struct Relays {
+    orders: BTreeMap<u64, Order>,
+    waiting: Vec<Waiting>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Order {
+    worker: WorkerId,
+    session: Session,
+    /// What was ordered, and is not here yet.
+    open: BTreeSet<StorePath>,
+    /// All that may be brought for it.
+    paths: HashSet<StorePath>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    worker: WorkerId,
+    question: LocateQuestion,
+    reply: Reply<LocateAnswer>,
+}
+
+impl Relays {
+    /// Numbers orders above `last`.
+    pub(super) fn new(last: u64) -> Self {
+        Self { orders: BTreeMap::new(), waiting: Vec::new(), next: last + 1 }
+    }
+
+    /// Who was given an order.
+    pub(super) fn ordered_from(&self, share: u64) -> Option<WorkerId> {
+        self.orders.get(&share).map(|order| order.worker)
+    }
+
+    /// Whether an order names this path.
+    pub(super) fn names(&self, share: u64, path: &StorePath) -> bool {
+        self.orders.get(&share).is_some_and(|order| order.paths.contains(path))
+    }
+
+    /// A worker does not have these: nothing comes of its orders for them.
+    pub(super) fn answered(&mut self, worker: WorkerId, paths: &[StorePath]) {
+        for order in self.orders.values_mut().filter(|order| order.worker == worker) {
+            for path in paths {
+                order.open.remove(path);
+            }
+        }
+    }
+
+    /// Whether this is on its way.
+    fn is_coming(&self, path: &StorePath) -> bool {
+        let comes = |order: &Order| order.since.elapsed() < STALLED_AFTER && order.open.contains(path);
+        self.orders.values().any(comes)
+    }
+
+    fn order(&mut self, order: Order) -> u64 {
+        while self.orders.len() >= MAX_ORDERS {
+            self.orders.pop_first();
+        }
+        let share = self.next;
+        self.next += 1;
+        self.orders.insert(share, order);
+        share
+    }
+}
+
+impl Shell {
+    /// Answers at once, or when what the asker cannot reach is here.
+    pub(super) fn locate(&mut self, question: LocateQuestion, reply: Reply<LocateAnswer>, round: &mut Round) {
+        let worker = match self.check_question(&question) {
+            Ok(worker) => worker,
+            Err(refused) => return round.answer(reply, Err(refused)),
+        };
+        let (answer, unreached) = self.whereabouts(worker, &question);
+        if !question.relay || unreached.is_empty() || !answer.lost.is_empty() {
+            return round.answer(reply, Ok(answer));
+        }
+        self.relays.waiting.retain(|waiting| !waiting.reply.is_closed());
+        if self.relays.waiting.len() >= MAX_WAITING {
+            return round.answer(reply, Err(status::too_many_wait()));
+        }
+        self.relays.waiting.push(Waiting { worker, question, reply });
+        self.order_shares(worker, &unreached, round);
+    }
+
+    /// Something is here, or somebody is gone: who waited for that is answered, the others' needs are seen to.
+    pub(super) fn relays_changed(&mut self, round: &mut Round) {
+        if self.relays.waiting.is_empty() {
+            return;
+        }
+        self.tidy_orders();
+        for waiting in std::mem::take(&mut self.relays.waiting) {
+            if waiting.reply.is_closed() {
+                continue;
+            }
+            let (answer, unreached) = self.whereabouts(waiting.worker, &waiting.question);
+            if unreached.is_empty() || !answer.lost.is_empty() {
+                round.answer(waiting.reply, Ok(answer));
+                continue;
+            }
+            let worker = waiting.worker;
+            self.relays.waiting.push(waiting);
+            self.order_shares(worker, &unreached, round);
+        }
+    }
+
+    /// Orders whose worker is gone come to nothing; what is here needs no order.
+    fn tidy_orders(&mut self) {
+        let (known, sessions) = (&self.known, &self.sessions);
+        for order in self.relays.orders.values_mut() {
+            order.open.retain(|path| known.standing(path) == Standing::Held);
+        }
+        self.relays.orders.retain(|_, order| sessions.get(order.session).is_some());
+    }
+
+    /// Has a connected holder bring each of these, unless it is on its way.
+    fn order_shares(&mut self, asker: WorkerId, paths: &[StorePath], round: &mut Round) {
+        let mut by_holder: BTreeMap<Session, Vec<StorePath>> = BTreeMap::new();
+        for path in paths.iter().filter(|path| !self.relays.is_coming(path)) {
+            // Those of stalled orders come last.
+            let holders = self.known.holders(path).filter_map(|name| self.sessions.named(name));
+            let busy = |session: &Session| {
+                let of = |order: &&Order| order.session == *session && order.open.contains(path);
+                self.relays.orders.values().filter(of).count()
+            };
+            let other = |session: &Session| self.sessions.get(*session).is_some_and(|c| c.worker != asker);
+            if let Some(session) = holders.filter(other).min_by_key(|session| (busy(session), *session)) {
+                by_holder.entry(session).or_default().push(path.clone());
+            }
+        }
+        for (session, wanted) in by_holder {
+            self.order_share(session, &wanted, round);
+        }
+    }
+
+    fn order_share(&mut self, session: Session, wanted: &[StorePath], round: &mut Round) {
+        let Some(worker) = self.sessions.get(session).map(|connected| connected.worker) else { return };
+        // Whoever has a path has all it refers to; a path is kept only after that.
+        let closure = self.known.closure(wanted);
+        let lacking = |path: &&StorePath| matches!(self.known.standing(path), Standing::Held | Standing::Lost);
+        let paths: Vec<StorePath> = closure.into_iter().filter(lacking).take(MAX_SHARED).cloned().collect();
+        let order = Order {
+            worker,
+            session,
+            open: wanted.iter().cloned().collect(),
+            paths: paths.iter().cloned().collect(),
+            since: Instant::now(),
+        };
+        let share = self.relays.order(order);
+        tracing::info!(share, session = session.0, paths = paths.len(), "a worker is asked to share");
+        let paths = paths.iter().map(ToString::to_string).collect();
+        round.then(Deed::Say(session, ToWorker::Share(v1::Share { share, paths })));
+    }
+}
+
+/// How long an asker waits for what is brought.
+pub(crate) const RELAYED_WITHIN: Duration = Duration::from_mins(2);
+
+/// Asks again so often, for a holder may hang.
+pub(crate) const ASK_AGAIN: Duration = STALLED_AFTER;
