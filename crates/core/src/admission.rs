@@ -161,6 +161,8 @@ impl Fleet {
         let held = run.holds.get(&id).copied();
         if held.is_some() {
             run.counts.deduplicated += 1;
+        } else {
+            self.graph.step_mut(id).lost = 0;
         }
         let reopens = state == State::Idle || (state == State::Present && gone);
         if state.is_open() || reopens {
@@ -173,15 +175,7 @@ impl Fleet {
         let blamed = run.blamed.remove(&id);
         match state {
             State::Present if !gone => run.set_hold(id, Hold::Cached),
-            State::Waiting | State::Ready | State::Delayed(_) => {
-                run.set_hold(id, Hold::Waiting);
-                self.graph.join(id, run_id);
-            }
-            State::Leased(_) => {
-                run.set_hold(id, Hold::Running);
-                self.graph.join(id, run_id);
-                self.tell_started(id, &[run_id]);
-            }
+            state if state.is_open() => self.join_open(run_id, id),
             State::Failed | State::DependencyFailed(_) => {
                 run.set_hold(id, Hold::Failed);
                 if !blamed {
@@ -200,6 +194,18 @@ impl Fleet {
                     self.fail_step(id, failure, StepEnd::NONE);
                 }
             }
+        }
+    }
+
+    /// A run wants a step that others want already.
+    pub(crate) fn join_open(&mut self, run_id: RunId, id: StepId) {
+        let leased = matches!(self.graph.step(id).state, State::Leased(_));
+        let Some(run) = self.runs.get_mut(&run_id) else { return };
+        run.set_hold(id, if leased { Hold::Running } else { Hold::Waiting });
+        self.touched.insert(run_id);
+        self.graph.join(id, run_id);
+        if leased {
+            self.tell_started(id, &[run_id]);
         }
     }
 

@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::FleetConfig;
+use crate::disk::Sizes;
 use crate::earlier::Earlier;
 use crate::effect::{Command, Effect, Notice};
 use crate::evaluation::{EvalWork, Evals};
 use crate::event::{Event, Timer};
 use crate::graph::{Graph, StepId};
+use crate::hint::Hints;
 use crate::id::{Epoch, LeaseId, RunId, Time, WorkerId};
 use crate::lease::Lease;
 use crate::placement::Objection;
@@ -42,6 +44,12 @@ pub struct Fleet {
     pub(crate) objections: BTreeMap<StepId, Objection>,
     /// Failures that later runs believe.
     pub(crate) earlier: Earlier,
+    /// How large outputs are that were built before.
+    pub(crate) sizes: Sizes,
+    /// Ready steps that no worker has room for which fits them, and since when.
+    pub(crate) cramped: BTreeMap<StepId, Time>,
+    /// What busy workers fetch ahead for.
+    pub(crate) hints: Hints,
     /// Targets by the toplevel they wait for.
     pub(crate) waiters: BTreeMap<StepId, Vec<TargetRef>>,
     /// Runs that this event changed.
@@ -80,6 +88,9 @@ impl Fleet {
             realises: Realises::default(),
             objections: BTreeMap::new(),
             earlier: Earlier::default(),
+            sizes: Sizes::default(),
+            cramped: BTreeMap::new(),
+            hints: Hints::default(),
             waiters: BTreeMap::new(),
             touched: BTreeSet::new(),
             ending: BTreeSet::new(),
@@ -141,8 +152,8 @@ impl Fleet {
                 self.step_reported(*worker, *lease, *epoch, drv, report);
             }
             Event::LeaseFinished { worker, lease, epoch } => self.lease_finished(*worker, *lease, *epoch),
-            Event::Realised { worker, job, epoch, result, .. } => {
-                self.realised(*worker, *job, *epoch, result)
+            Event::Realised { worker, job, epoch, result, missing } => {
+                self.realised(*worker, *job, *epoch, result, missing);
             }
             Event::TimerFired { timer } => self.timer_fired(timer),
         }
@@ -177,6 +188,7 @@ impl Fleet {
             }
         }
         self.wait_for_workers();
+        self.hint();
         self.report_progress();
     }
 

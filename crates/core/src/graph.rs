@@ -51,6 +51,8 @@ pub(crate) struct Step {
     /// Leases so far, over all runs and workers.
     pub(crate) attempts: u32,
     pub(crate) tries: Tries,
+    /// Times its outputs were lost and had to be made again, since a run first wanted it.
+    pub(crate) lost: u16,
     pub(crate) built: Option<Built>,
 }
 

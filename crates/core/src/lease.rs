@@ -21,6 +21,8 @@ pub(crate) struct Lease {
     pub(crate) worker: WorkerId,
     pub(crate) epoch: Epoch,
     granted: Time,
+    /// The event with which it was granted.
+    since: u64,
     /// Whether the coordinator started since, and nobody knows whether the worker was ever told of it.
     pub(crate) unsure: bool,
     /// Those not reported yet.
@@ -33,6 +35,8 @@ pub(crate) struct Leased {
     pub(crate) step: StepId,
     attempt: u32,
     pub(crate) limits: StepLimits,
+    /// Bytes that are kept free for it.
+    pub(crate) reserved: u64,
 }
 
 /// How a worker loses a lease.
@@ -55,14 +59,14 @@ impl Lease {
 impl Fleet {
     /// What is leased to a worker.
     pub(crate) fn leased_step(&self, leased: &Leased) -> LeasedStep {
-        let Leased { step, attempt, limits } = *leased;
+        let Leased { step, attempt, limits, .. } = *leased;
         LeasedStep { drv: self.graph.drv(step), attempt, limits }
     }
 
     /// The next attempt of a step, as it would be leased now.
     pub(crate) fn next_attempt(&self, step: StepId) -> LeasedStep {
         let attempt = self.graph.step(step).attempts + 1;
-        self.leased_step(&Leased { step, attempt, limits: self.limits_of(step) })
+        LeasedStep { drv: self.graph.drv(step), attempt, limits: self.limits_of(step) }
     }
 
     /// Gives ready steps to a worker.
@@ -76,10 +80,13 @@ impl Fleet {
         let mut leased = Vec::with_capacity(steps.len());
         for LeasedStep { drv, attempt, limits } in steps {
             let step = self.graph.find(drv).filter(|step| self.graph.step(*step).state == State::Ready)?;
-            leased.push(Leased { step, attempt: *attempt, limits: *limits });
+            leased.push(Leased { step, attempt: *attempt, limits: *limits, reserved: 0 });
         }
         self.workers.get_mut(&worker)?.leases.insert(lease);
         self.granted(epoch);
+        for leased in &mut leased {
+            leased.reserved = self.reserve(worker, leased.step);
+        }
         for Leased { step, attempt, .. } in &leased {
             self.graph.step_mut(*step).attempts = *attempt;
             if !self.sabotaged(Sabotage::LeaseTwice) || !self.tick.is_multiple_of(8) {
@@ -87,7 +94,10 @@ impl Fleet {
             }
         }
         let ids: Vec<StepId> = leased.iter().map(|leased| leased.step).collect();
-        self.leases.insert(lease, Lease { worker, epoch, granted: self.now, unsure: false, steps: leased });
+        self.leases.insert(
+            lease,
+            Lease { worker, epoch, granted: self.now, since: self.tick, unsure: false, steps: leased },
+        );
         for id in ids {
             let runs: Vec<RunId> = self.graph.interested(id).collect();
             for run in &runs {
@@ -134,7 +144,7 @@ impl Fleet {
         drv: &DrvPath,
         report: &StepReport,
     ) {
-        let StepReport::Ended { outcome, duration_ms, .. } = report else { return };
+        let StepReport::Ended { outcome, duration_ms, output_bytes, missing } = report else { return };
         let Some(step) = self.graph.find(drv) else { return };
         if !self.is_current(worker, id, epoch) {
             let built = matches!(outcome, StepOutcome::Built(_)) && self.graph.step(step).state.is_open();
@@ -145,14 +155,17 @@ impl Fleet {
         }
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let Some(at) = lease.position(step) else { return };
-        let leased = lease.steps.remove(at);
-        if lease.steps.is_empty() {
+        let (leased, since) = (lease.steps.remove(at), lease.since);
+        let over = lease.steps.is_empty();
+        self.release(worker, leased.reserved);
+        if over {
             self.end_lease(id);
         }
         let end = StepEnd { attempt: leased.attempt, duration_ms: *duration_ms };
         match outcome {
             StepOutcome::Built(outputs) => {
                 self.absolve(worker);
+                self.learn_size(worker, step, *output_bytes);
                 self.complete_step(step, Hold::Built, worker, outputs, end);
             }
             StepOutcome::AlreadyValid(outputs) => {
@@ -160,7 +173,13 @@ impl Fleet {
                 self.complete_step(step, Hold::Cached, worker, outputs, end);
             }
             StepOutcome::Failed(class, failure) => {
-                self.attempt_failed(worker, &leased, *class, failure.clone(), end);
+                let lost = *class == FailureClass::InputMissing && !missing.is_empty();
+                let makers = if lost { self.makers(step, false, missing) } else { Vec::new() };
+                if makers.is_empty() {
+                    self.attempt_failed(worker, &leased, *class, failure.clone(), end);
+                } else {
+                    self.inputs_lost(&leased, since, &makers, failure.clone(), end);
+                }
             }
         }
     }
@@ -217,6 +236,10 @@ impl Fleet {
         {
             worker.leases.remove(&id);
         }
+        self.release(
+            lease.worker,
+            lease.steps.iter().fold(0, |sum, leased| leased.reserved.saturating_add(sum)),
+        );
         Some(lease)
     }
 
@@ -256,7 +279,7 @@ impl Fleet {
     }
 
     /// Another attempt follows, here or elsewhere, or the step has failed.
-    fn end_attempt(&mut self, id: StepId, verdict: Verdict, failure: Failure, end: StepEnd) {
+    pub(crate) fn end_attempt(&mut self, id: StepId, verdict: Verdict, failure: Failure, end: StepEnd) {
         let verdict = match verdict {
             Verdict::Final if self.sabotaged(Sabotage::RetryForEver) => Verdict::Again { after_ms: 1 },
             other => other,
@@ -298,10 +321,10 @@ impl Fleet {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let Some(at) = lease.position(step) else { return };
         let leased = lease.steps.remove(at);
+        let (over, worker) = (lease.steps.is_empty(), lease.worker);
         let end = StepEnd { attempt: leased.attempt, duration_ms: self.now.since_ms(lease.granted) };
-        if lease.steps.is_empty()
-            && let Some(lease) = self.end_lease(id)
-        {
+        self.release(worker, leased.reserved);
+        if over && let Some(lease) = self.end_lease(id) {
             self.send(lease.worker, Command::CancelLease { lease: id, epoch: lease.epoch });
         }
         self.tell_ended(step, &[run], StepStatus::Cancelled, end, None);

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Sizes;
 use crate::earlier::Earlier;
 use crate::fleet::Fleet;
 use crate::id::{Time, WorkerId};
@@ -22,6 +23,8 @@ pub struct Memory {
     workers: Vec<(WorkerId, Worker)>,
     finished: Vec<RunView>,
     earlier: Earlier,
+    #[serde(default)]
+    sizes: Sizes,
 }
 
 impl Fleet {
@@ -41,6 +44,7 @@ impl Fleet {
             workers: self.workers.iter().map(|(id, worker)| (*id, worker.clone())).collect(),
             finished: self.finished.iter().cloned().collect(),
             earlier: self.earlier.clone(),
+            sizes: self.sizes.clone(),
         };
         let config = Record::Configured(Box::new(self.config.clone()));
         Some(vec![config, Record::Condensed(Box::new(memory))])
@@ -51,7 +55,7 @@ impl Fleet {
         let sabotage = self.sabotage;
         *self = Self::new(self.config.clone());
         (self.sabotage, self.graph.sabotage) = (sabotage, sabotage);
-        let Memory { now, tick, grants, met_worker, last_worker, workers, finished, earlier } = memory;
+        let Memory { now, tick, grants, met_worker, last_worker, workers, finished, earlier, sizes } = memory;
         self.now = now;
         self.tick = tick;
         self.grants = grants;
@@ -60,5 +64,6 @@ impl Fleet {
         self.workers = workers.into_iter().collect();
         self.finished = finished.into();
         self.earlier = earlier;
+        self.sizes = sizes;
     }
 }

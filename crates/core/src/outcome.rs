@@ -121,20 +121,34 @@ impl Fleet {
 
     /// A step is over: so are the targets whose toplevel it is, but for realising them.
     pub(crate) fn wake_targets(&mut self, id: StepId) {
-        let root = match self.graph.step(id).state {
-            State::DependencyFailed(root) => root,
-            _ => id,
-        };
-        let failure = self.graph.failures.get(&root).cloned();
+        let failure = self.failure_of(id);
         for at in self.waiters.remove(&id).unwrap_or_default() {
             if self.graph.step(id).state.is_failed() {
                 self.settle(at, TargetStatus::BuildFailed, failure.clone());
+                continue;
+            }
+            if self
+                .runs
+                .get(&at.run)
+                .and_then(|run| run.target(at))
+                .is_some_and(|target| !target.lost.is_empty())
+            {
+                self.await_lost(at);
                 continue;
             }
             let hold = self.runs.get(&at.run).and_then(|run| run.holds.get(&id));
             let built = hold == Some(&Hold::Built);
             self.toplevel_done(at, Some(id), if built { TargetStatus::Built } else { TargetStatus::Cached });
         }
+    }
+
+    /// Why a failed step did: because of itself, or of one it depends on.
+    pub(crate) fn failure_of(&self, id: StepId) -> Option<Failure> {
+        let root = match self.graph.step(id).state {
+            State::DependencyFailed(root) => root,
+            _ => id,
+        };
+        self.graph.failures.get(&root).cloned()
     }
 
     /// Tells runs that a step failed, or that one it depends on did.

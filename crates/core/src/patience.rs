@@ -2,11 +2,14 @@
 //!
 //! Owns the times since which things wait for a worker, and the one timer over all of them.
 
+use std::collections::BTreeMap;
+
 use crate::config::FleetConfig;
+use crate::disk::in_words;
 use crate::event::{Failure, FailureCode, Timer};
 use crate::fleet::Fleet;
-use crate::graph::{ClassId, State, StepId};
-use crate::id::{DrvPath, Time};
+use crate::graph::{ClassId, ReadyKey, State, StepId};
+use crate::id::{DrvPath, Time, WorkerId};
 use crate::outcome::StepEnd;
 use crate::record::Decision;
 use crate::run::failure;
@@ -35,7 +38,9 @@ impl Fleet {
         let classes = self.graph.classes.busy().map(|id| self.graph.classes.get(id));
         let unfit = classes.filter(|class| over(&class.stranded)).flat_map(|class| &class.ready);
         let refused = self.objections.iter().filter(|(_, objection)| over(&objection.stranded));
-        let id = unfit.map(|key| key.step).chain(refused.map(|(id, _)| *id)).next()?;
+        let cramped = self.cramped.iter().filter(|(_, since)| over(&Some(**since)));
+        let waiting = unfit.map(|key| key.step).chain(refused.map(|(id, _)| *id));
+        let id = waiting.chain(cramped.map(|(id, _)| *id)).next()?;
         Some(Decision::StepGivenUp { drv: self.graph.drv(id), failure: self.no_worker(id) })
     }
 
@@ -84,7 +89,31 @@ impl Fleet {
                 note(&mut objection.stranded, by_all);
             }
         }
-        self.stranded_since = first;
+        self.cramped = self.find_cramped();
+        self.stranded_since = first.into_iter().chain(self.cramped.values().copied()).min();
+    }
+
+    /// Ready steps that fit workers of which none has the disk for them, and since when.
+    fn find_cramped(&self) -> BTreeMap<StepId, Time> {
+        let mut cramped = BTreeMap::new();
+        let largest = self.largest_prediction();
+        for class in self.graph.classes.busy().map(|id| self.graph.classes.get(id)) {
+            let expected = self.workers.iter().filter(|(_, worker)| worker.is_expected());
+            let fitting = expected.filter(|(_, worker)| worker.fit(&class.need).is_some());
+            let fitting: Vec<(&WorkerId, &Worker)> = fitting.collect();
+            if fitting.iter().all(|(_, worker)| self.could_hold(worker, largest)) {
+                continue;
+            }
+            for ReadyKey { step, .. } in &class.ready {
+                let bytes = self.predicted_bytes(*step);
+                let willing = fitting.iter().filter(|(id, _)| !self.has_refused(*step, **id));
+                let mut willing = willing.peekable();
+                if willing.peek().is_some() && !willing.any(|(_, worker)| self.could_hold(worker, bytes)) {
+                    cramped.insert(*step, self.cramped.get(step).copied().unwrap_or(self.now));
+                }
+            }
+        }
+        cramped
     }
 
     /// Whether a worker that evaluates is there, or may come back.
@@ -125,6 +154,10 @@ impl Fleet {
             Some(refusal) => {
                 let cause = format!("every worker for {wanted} refused it: {}", refusal.last.cause);
                 (cause, refusal.last.detail.clone())
+            }
+            None if self.cramped.contains_key(&id) => {
+                let needed = in_words(self.predicted_bytes(id));
+                (format!("no worker for {wanted} has room on its disk for about {needed}"), "".into())
             }
             None => (format!("no connected worker builds for {wanted}"), "".into()),
         };

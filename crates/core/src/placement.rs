@@ -1,8 +1,9 @@
 //! Placement: which ready step goes to which worker.
 //!
 //! Decides by class of need: the longest chain of dependents first, first come first served among equals,
-//! on the worker with most room, or near its inputs where that matters. A worker that refused a step does
-//! not get it again; one that failed it, or emulates its system, gets it only when no better one could.
+//! on the worker with most room, or near its inputs where that matters, or that fetched them ahead. A worker that
+//! refused a step, or whose disk is too full for it, does not get it; one that failed it, or emulates its system,
+//! gets it only when no better one could.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -34,12 +35,26 @@ impl Objection {
     }
 }
 
+/// As [`Objection::tier`], where something may speak against a step or nothing does.
+fn tier(objection: Option<&Objection>, worker: WorkerId, fit: Fit) -> Option<(bool, Fit)> {
+    objection.map_or(Some((false, fit)), |objection| objection.tier(worker, fit))
+}
+
 /// A worker that has room for steps of a class.
 #[derive(Debug)]
-struct Candidate {
+struct Candidate<'a> {
     id: WorkerId,
+    worker: &'a Worker,
     fit: Fit,
     room: usize,
+}
+
+/// Who has room for anything, and what all that get leases could hold.
+#[derive(Debug)]
+struct Field<'a> {
+    idle: Vec<(WorkerId, &'a Worker, usize)>,
+    /// Steps that need no more than this fit every disk.
+    harmless_bytes: u64,
 }
 
 impl Fleet {
@@ -71,39 +86,57 @@ impl Fleet {
     pub(crate) fn next_lease(&self) -> Option<Decision> {
         let mut busy = self.graph.classes.busy().peekable();
         busy.peek()?;
-        let room = |(id, worker)| Some((id, worker, self.room(worker)?)).filter(|(.., room)| *room > 0);
-        let idle: Vec<(&WorkerId, &Worker, usize)> = self.workers.iter().filter_map(room).collect();
-        if idle.is_empty() {
+        let field = self.field();
+        if field.idle.is_empty() {
             return None;
         }
-        let best_of = |class| self.best_of_class(class, &idle);
+        let best_of = |class| self.best_of_class(class, &field);
         let (worker, key) = busy.filter_map(best_of).min_by_key(|(_, key)| *key)?;
+        let idle = field.idle.iter().map(|(id, ..)| *id);
+        let (worker, step) = self.next_hinted(idle, key).unwrap_or((worker, key.step));
         let grant = self.next_grant();
-        let steps = vec![self.next_attempt(key.step)];
+        let steps = vec![self.next_attempt(step)];
         Some(Decision::LeaseGranted { worker, lease: LeaseId(grant), epoch: Epoch(grant), steps })
     }
 
-    fn best_of_class(
-        &self,
-        id: ClassId,
-        idle: &[(&WorkerId, &Worker, usize)],
-    ) -> Option<(WorkerId, ReadyKey)> {
+    fn field(&self) -> Field<'_> {
+        let open = self.workers.iter().filter_map(|(id, worker)| Some((*id, worker, self.room(worker)?)));
+        let mut idle = Vec::new();
+        let mut harmless_bytes = u64::MAX;
+        for (id, worker, room) in open {
+            let spare = worker.store_free.map(|free| free.saturating_sub(self.config.disk_floor_bytes));
+            harmless_bytes = harmless_bytes.min(spare.unwrap_or(u64::MAX));
+            if room > 0 && self.has_room(worker, 0) {
+                idle.push((id, worker, room));
+            }
+        }
+        Field { idle, harmless_bytes }
+    }
+
+    fn best_of_class(&self, id: ClassId, field: &Field<'_>) -> Option<(WorkerId, ReadyKey)> {
         let class = self.graph.classes.get(id);
-        let fitting = idle.iter().filter_map(|(id, worker, room)| {
-            Some(Candidate { id: **id, fit: self.fit(worker, &class.need)?, room: *room })
+        let fitting = field.idle.iter().filter_map(|(id, worker, room)| {
+            Some(Candidate { id: *id, worker, fit: self.fit(worker, &class.need)?, room: *room })
         });
-        let fitting: Vec<Candidate> = fitting.collect();
+        let fitting: Vec<Candidate<'_>> = fitting.collect();
         let best = fitting.iter().map(|candidate| candidate.fit).min()?;
-        let chosen = |key: &ReadyKey| Some((self.choose(key.step, &fitting)?, *key));
+        let chosen = |key: &ReadyKey| Some((self.choose(key.step, &fitting, field.harmless_bytes)?, *key));
         if best == Fit::Native || !self.has_native(&class.need) {
             // All but the few against which something speaks are as good as the first.
             return class.ready.iter().find_map(chosen);
         }
         // The others wait for those that fit best; these may not.
+        let large = self.largest_prediction() > field.harmless_bytes;
+        let large = class
+            .ready
+            .iter()
+            .filter(|key| large && self.predicted_bytes(key.step) > field.harmless_bytes)
+            .find_map(chosen);
         let objected = self.objections.keys().filter(|step| {
             self.graph.step(**step).state == State::Ready && self.graph.definition(**step).class == id
         });
-        objected.filter_map(|step| chosen(&self.graph.key(*step))).min_by_key(|(_, key)| *key)
+        let objected = objected.filter_map(|step| chosen(&self.graph.key(*step)));
+        objected.chain(large).min_by_key(|(_, key)| *key)
     }
 
     /// Whether a worker that does not emulate gets such steps, now or when it has room.
@@ -117,31 +150,46 @@ impl Fleet {
     }
 
     /// Who of these is to build a step, unless somebody better is only busy.
-    fn choose(&self, id: StepId, fitting: &[Candidate]) -> Option<WorkerId> {
+    fn choose(&self, id: StepId, fitting: &[Candidate<'_>], harmless_bytes: u64) -> Option<WorkerId> {
         let inputs = match self.graph.definition(id).locality {
             Locality::Anywhere => BTreeMap::new(),
             Locality::NearInputs => self.inputs_by_worker(id),
         };
         let near = |worker: &WorkerId| inputs.get(worker).copied().unwrap_or(0);
-        let best = match self.objections.get(&id) {
-            None => fitting.iter().map(|candidate| (false, candidate.fit)).min(),
-            Some(objection) => self.best_tier(id, objection),
+        let bytes = self.predicted_bytes(id);
+        let objection = self.objections.get(&id);
+        let best = if objection.is_none() && bytes <= harmless_bytes {
+            fitting.iter().map(|candidate| (false, candidate.fit)).min()
+        } else {
+            self.best_tier(id)
         }?;
-        let in_best = |candidate: &&Candidate| match self.objections.get(&id) {
-            None => (false, candidate.fit) == best,
-            Some(objection) => objection.tier(candidate.id, candidate.fit) == Some(best),
+        let in_best = |candidate: &&Candidate<'_>| {
+            tier(objection, candidate.id, candidate.fit) == Some(best)
+                && self.has_room(candidate.worker, bytes)
         };
+        let hinted = self.hints.worker_for(id);
         let free = fitting.iter().filter(in_best);
-        let chosen =
-            free.max_by_key(|candidate| (near(&candidate.id), candidate.room, Reverse(candidate.id)));
+        let chosen = free.max_by_key(|candidate| {
+            (hinted == Some(candidate.id), near(&candidate.id), candidate.room, Reverse(candidate.id))
+        });
         chosen.map(|candidate| candidate.id)
     }
 
-    /// The best that any worker which gets leases would be for this step, whether or not it has room.
-    fn best_tier(&self, id: StepId, objection: &Objection) -> Option<(bool, Fit)> {
+    /// The best that any worker which gets leases would be for this step, whether or not it has room now.
+    fn best_tier(&self, id: StepId) -> Option<(bool, Fit)> {
         let need = &self.graph.classes.get(self.graph.definition(id).class).need;
+        let (bytes, objection) = (self.predicted_bytes(id), self.objections.get(&id));
         let open = self.workers.iter().filter(|(_, worker)| self.room(worker).is_some());
-        open.filter_map(|(id, worker)| objection.tier(*id, self.fit(worker, need)?)).min()
+        let able = open.filter(|(_, worker)| self.could_hold(worker, bytes));
+        able.filter_map(|(id, worker)| tier(objection, *id, self.fit(worker, need)?)).min()
+    }
+
+    /// Whether a worker is as good for a step as any, and has room on its disk.
+    pub(crate) fn suits(&self, worker: WorkerId, id: StepId) -> bool {
+        let Some(offer) = self.workers.get(&worker) else { return false };
+        let need = &self.graph.classes.get(self.graph.definition(id).class).need;
+        let tier = self.fit(offer, need).and_then(|fit| tier(self.objections.get(&id), worker, fit));
+        tier.is_some() && tier == self.best_tier(id) && self.has_room(offer, self.predicted_bytes(id))
     }
 
     fn inputs_by_worker(&self, id: StepId) -> BTreeMap<WorkerId, usize> {

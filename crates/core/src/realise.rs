@@ -43,6 +43,8 @@ pub(crate) struct RealiseWork {
 pub(crate) struct RealiseJob {
     pub(crate) worker: WorkerId,
     pub(crate) epoch: Epoch,
+    /// The event with which it was granted.
+    pub(crate) since: u64,
     pub(crate) work: RealiseWork,
 }
 
@@ -120,12 +122,14 @@ impl Fleet {
         let (run, worker) = (self.runs.get(&at.run)?, self.workers.get_mut(&id)?);
         let work = self.realises.take(at)?;
         let closure = if run.request.before.is_some() { Closure::Wanted } else { Closure::NotWanted };
-        let published = self.config.publish && at.side == Side::After && run.request.goal == Goal::Build;
+        let published = self.config.publish
+            && (at.side == Side::After || self.sabotage == Sabotage::PublishBefore)
+            && run.request.goal == Goal::Build;
         let publish = if published { Publish::Wanted } else { Publish::NotWanted };
         worker.realises.insert(job);
         self.granted(epoch);
         let command = Command::Realise { job, epoch, path: work.path.clone(), run: at.run, closure, publish };
-        self.realises.jobs.insert(job, RealiseJob { worker: id, epoch, work });
+        self.realises.jobs.insert(job, RealiseJob { worker: id, epoch, since: self.tick, work });
         self.send(id, command);
         Some(())
     }
@@ -141,13 +145,16 @@ impl Fleet {
         id: RealiseJobId,
         epoch: Epoch,
         result: &Result<(), Failure>,
+        missing: &[OutputPath],
     ) {
         if !self.is_realising(worker, id, epoch) {
             return;
         }
         let Some(job) = self.end_realise(id) else { return };
         if let Err(failure) = result {
-            self.realise_failed(job.work, failure.clone());
+            if missing.is_empty() || !self.closure_lost(&job, missing) {
+                self.realise_failed(job.work, failure.clone());
+            }
             return;
         }
         let target = self.runs.get(&job.work.at.run).and_then(|run| run.target(job.work.at));

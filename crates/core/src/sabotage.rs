@@ -74,6 +74,22 @@ pub enum Sabotage {
     RememberInfrastructure,
     /// Any run that wants a step limits it.
     LimitByAny,
+    /// What is lost is not made again.
+    ForgetLost,
+    /// What is lost is made again however often that was.
+    RemakeForEver,
+    /// With what is lost, something is made again that is not.
+    RemakeBystander,
+    /// Leases reserve nothing of a worker's disk.
+    ReserveNothing,
+    /// What a lease reserved stays so when it is over.
+    LeakReservation,
+    /// Two workers are told that they will build the same step.
+    HintTwice,
+    /// A worker with a free slot is told to wait for one.
+    HintIdle,
+    /// What a run compares with is brought to the coordinator, too.
+    PublishBefore,
     /// A grant is not recorded.
     ForgetGrants,
     /// The loss of a session is not recorded.

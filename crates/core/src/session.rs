@@ -186,7 +186,8 @@ impl Fleet {
         let Some(worker) = self.workers.get(&id) else { return false };
         let Presence::Connected { session: present, contender } = &worker.presence else { return false };
         let outlived = contender.as_ref().is_some_and(|contender| self.outlives(now, contender));
-        *present == session && (outlived || worker.unwell.is_some() != load.unwell.is_some())
+        let other = worker.unwell.is_some() != load.unwell.is_some();
+        *present == session && (outlived || other || self.is_other_room(worker, load.store_free))
     }
 
     /// Whether the older session is alive though a newer one knocked: what was on the way has arrived.
@@ -207,6 +208,7 @@ impl Fleet {
         if worker.unwell.is_some() != load.unwell.is_some() {
             worker.unwell.clone_from(&load.unwell);
         }
+        worker.store_free = load.store_free;
     }
 
     /// A session ended. Leases wait for the worker, if anything does.

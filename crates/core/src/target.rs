@@ -28,6 +28,8 @@ pub(crate) struct TargetEntry {
     pub(crate) toplevel: Option<OutputPath>,
     /// Why it failed, once it has.
     pub(crate) failure: Option<Failure>,
+    /// Steps that make again what was lost of its closure.
+    pub(crate) lost: Vec<StepId>,
 }
 
 /// How far a target is.
@@ -73,8 +75,14 @@ impl HostEntry {
     }
 
     pub(crate) fn add(&mut self, side: Side) {
-        self.sides[side as usize] =
-            Some(TargetEntry { stage: Stage::Found, tries: 0, drv: None, toplevel: None, failure: None });
+        self.sides[side as usize] = Some(TargetEntry {
+            stage: Stage::Found,
+            tries: 0,
+            drv: None,
+            toplevel: None,
+            failure: None,
+            lost: Vec::new(),
+        });
     }
 
     pub(crate) fn get(&self, side: Side) -> Option<&TargetEntry> {

@@ -24,6 +24,12 @@ pub(crate) struct Worker {
     pub(crate) standing: Standing,
     /// Why it should get nothing now, by its own word.
     pub(crate) unwell: Option<Arc<str>>,
+    /// Bytes that its store has room for: by its last word, less what it built since.
+    #[serde(default)]
+    pub(crate) store_free: Option<u64>,
+    /// Bytes that its leases will probably take of these.
+    #[serde(default)]
+    pub(crate) reserved: u64,
     pub(crate) leases: BTreeSet<LeaseId>,
     /// Leases it had when its session began.
     pub(crate) kept: usize,
@@ -128,6 +134,8 @@ impl Worker {
             presence: Presence::Unmet,
             standing: Standing::default(),
             unwell: None,
+            store_free: None,
+            reserved: 0,
             leases: BTreeSet::new(),
             kept: 0,
             evals: BTreeSet::new(),

@@ -69,6 +69,7 @@ impl Graph {
                 order: 0,
                 attempts: 0,
                 tries: Tries::default(),
+                lost: 0,
                 built: None,
             });
         }

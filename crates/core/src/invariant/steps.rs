@@ -105,6 +105,8 @@ fn claims(fleet: &Fleet) -> Result<(), Violation> {
         let kept = step.state.is_open() != interested.is_empty();
         hold(kept, "a step is worked on exactly while a run wants it", || describe(fleet, id))?;
         hold(step.tries.within(&fleet.config), "attempts are bounded", || describe(fleet, id))?;
+        let kept = u32::from(step.lost) <= fleet.config.lost_attempts;
+        hold(kept, "what is lost is made again so often only", || describe(fleet, id))?;
         let kept = step.state != State::Present || step.built.is_some();
         hold(kept, "who has a step's outputs is known", || describe(fleet, id))?;
     }

@@ -13,6 +13,8 @@ use crate::worker::{Presence, Worker};
 pub(super) fn check(fleet: &Fleet) -> Result<(), Violation> {
     leases(fleet)?;
     slots(fleet)?;
+    disks(fleet)?;
+    hints(fleet)?;
     standing(fleet)?;
     idleness(fleet)?;
     targets(fleet)?;
@@ -65,6 +67,37 @@ fn slots(fleet: &Fleet) -> Result<(), Violation> {
     hold(connected, "a job has a connected holder", || format!("{:?} {:?}", fleet.evals, fleet.realises))
 }
 
+/// What leases keep free is counted, and not forgotten when they end.
+fn disks(fleet: &Fleet) -> Result<(), Violation> {
+    for (id, worker) in &fleet.workers {
+        let leases = worker.leases.iter().filter_map(|lease| fleet.leases.get(lease));
+        let reserved = leases.flat_map(|lease| &lease.steps).map(|leased| leased.reserved);
+        let reserved = reserved.fold(0u64, u64::saturating_add);
+        hold(worker.reserved == reserved, "room is reserved exactly for what is leased", || {
+            format!("worker {id}: {} for {reserved}", worker.reserved)
+        })?;
+    }
+    let kept = fleet.sizes.is_consistent(fleet.config.remember_sizes);
+    hold(kept, "remembered sizes are bounded", || format!("{:?}", fleet.sizes))?;
+    let ready = |id: &_| fleet.graph.step(*id).state == State::Ready;
+    let kept = fleet.cramped.keys().all(ready);
+    hold(kept, "only ready steps wait for disks", || format!("{:?}", fleet.cramped))
+}
+
+/// Nobody expects what another expects, or what it could have at once.
+fn hints(fleet: &Fleet) -> Result<(), Violation> {
+    let mut expected = BTreeSet::new();
+    for (id, step) in fleet.hints.iter() {
+        let ready = fleet.graph.step(step).state == State::Ready;
+        hold(ready, "what is expected is ready", || format!("worker {id}, {step:?}"))?;
+        hold(expected.insert(step), "a step is expected by one worker", || format!("worker {id}, {step:?}"))?;
+        let busy =
+            fleet.workers.get(&id).is_some_and(|worker| worker.takes_work() && worker.free_slots() == 0);
+        hold(busy, "who expects a step is busy", || format!("worker {id}, {step:?}"))?;
+    }
+    Ok(())
+}
+
 /// What a worker has follows from where it is and how it stands.
 fn standing(fleet: &Fleet) -> Result<(), Violation> {
     for (id, worker) in &fleet.workers {
@@ -106,15 +139,17 @@ fn idleness(fleet: &Fleet) -> Result<(), Violation> {
     let ready = fleet.graph.ids().filter(|id| fleet.graph.step(*id).state == State::Ready);
     for id in ready {
         let need = &fleet.graph.classes.get(fleet.graph.definition(id).class).need;
+        let bytes = fleet.predicted_bytes(id);
         // A worker that failed it, or emulates, may leave it to a better one that is busy.
         let failed =
             |worker| fleet.objections.get(&id).is_some_and(|objection| objection.failed.contains(worker));
         let willing = fleet.workers.iter().filter(|(worker, offer)| {
-            may_lease(offer) && offer.fit(need).is_some() && !fleet.has_refused(id, **worker)
+            let fits = offer.fit(need).is_some() && fleet.could_hold(offer, bytes);
+            may_lease(offer) && fits && !fleet.has_refused(id, **worker)
         });
         let best = willing.clone().map(|(worker, offer)| (failed(worker), offer.fit(need))).min();
         let mut best_of = willing.filter(|(worker, offer)| Some((failed(worker), offer.fit(need))) == best);
-        let idle = best_of.find(|(_, offer)| offer.free_slots() > 0);
+        let idle = best_of.find(|(_, offer)| offer.free_slots() > 0 && fleet.has_room(offer, bytes));
         hold(idle.is_none(), "no worker idles while a step fits it", || format!("{id:?} {idle:?}"))?;
     }
     let evaluator = fleet

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::StepView;
+use crate::disk::in_words;
 use crate::effect::TargetStatus;
 use crate::fleet::Fleet;
 use crate::graph::{Need, State, StepId};
@@ -113,7 +114,8 @@ impl Fleet {
             State::Ready => {
                 let class = self.graph.classes.get(self.graph.definition(id).class);
                 let refused = self.objections.get(&id).and_then(|objection| objection.stranded);
-                let given_up = self.given_up_after(class.stranded.or(refused));
+                let given_up =
+                    self.given_up_after(class.stranded.or(refused).or(self.cramped.get(&id).copied()));
                 format!("it waits for a worker for {}{given_up}", describe(&class.need))
             }
             State::Delayed(until) => {
@@ -186,6 +188,17 @@ impl Fleet {
         self.workers.iter().filter_map(reject).collect()
     }
 
+    fn against_disk(&self, step: StepId, worker: &Worker) -> Option<String> {
+        let bytes = self.predicted_bytes(step);
+        let free = worker.store_free.filter(|_| !self.has_room(worker, bytes))?;
+        let [needed, free, floor] = [bytes, free, self.config.disk_floor_bytes].map(in_words);
+        let reserved = match worker.reserved {
+            0 => String::new(),
+            reserved => format!(", of which its leases will take {}", in_words(reserved)),
+        };
+        Some(format!("has {free} free{reserved}; the step needs about {needed}, and {floor} stay free"))
+    }
+
     fn against_building(&self, step: StepId, id: WorkerId, worker: &Worker) -> Option<String> {
         let need = &self.graph.classes.get(self.graph.definition(step).class).need;
         let objection = self.objections.get(&step);
@@ -202,6 +215,9 @@ impl Fleet {
             if worker.free_slots() == 0 {
                 return Some(format!("is quarantined, and tried with one step at a time: {reason}"));
             }
+        }
+        if let Some(lacking) = self.against_disk(step, worker) {
+            return Some(lacking);
         }
         if worker.free_slots() == 0 {
             return Some(taken(worker.offer.slots, "slots"));
