@@ -1,29 +1,36 @@
-//! The store paths that are kept here, so that one worker's outputs become another's inputs. Owns the manifests;
-//! what a path's chunks hold is read back and hashed before the path is believed. Knows nothing of rights.
+//! The store paths that are kept here: their manifests, which of them are published, what is used. What a path's chunks
+//! hold is read back, hashed and searched for references before the path is believed. Knows nothing of rights.
 
 mod checked;
+mod content;
+mod index;
+mod keeping;
+mod publish;
+mod usage;
 mod verify;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use fleet_nix::nar::NarError;
-use fleet_nix::{NarHash, StoreDir};
-use fleet_store::{ChunkStore, Digest, Kept, Manifest, Manifests, Objects, StoreError};
+use fleet_nix::{NarHash, PathInfo, StoreDir, StorePath};
+use fleet_store::{ChunkStore, Digest, Manifest, Manifests, Objects, Published, StoreError};
 use fleet_wire::v1;
 use prost::Message;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use checked::CheckedPath;
 pub(crate) use checked::InvalidPath;
+use index::Index;
+pub(crate) use usage::{Usage, key};
 
 /// Archives read back at a time: each takes a processor, and some megabytes.
 const VERIFIERS: usize = 4;
 /// Paths that one closure may have here.
 pub(crate) const MAX_CLOSURE: usize = 1 << 18;
 
-/// Why a path is not kept or given.
+/// Why a path is not kept, published or given.
 #[derive(Debug, Error)]
 pub(crate) enum PathsError {
     #[error(transparent)]
@@ -34,40 +41,111 @@ pub(crate) enum PathsError {
     Archive { path: String, source: NarError },
     #[error("what was put for {path} has NAR hash {actual}, not {claimed}")]
     OtherHash { path: String, claimed: NarHash, actual: NarHash },
+    #[error("what was put for {path} does not have the content address that it claims: {why}")]
+    OtherContent { path: String, why: &'static str },
+    #[error("{path} holds the hash part of {reference}, and does not say that it refers to it")]
+    Undeclared { path: String, reference: StorePath },
+    #[error("{path} says that it refers to {reference}, and does not hold its hash part")]
+    NotThere { path: String, reference: StorePath },
+    #[error("{path} refers to {reference}, which is neither here nor served by an upstream cache: bring it first")]
+    NoReference { path: String, reference: String },
+    #[error("{path} is not kept here")]
+    NotKept { path: String },
     #[error("{path} is kept with other contents or references: its derivation is not deterministic")]
     Differs { path: String },
     #[error("chunk {chunk} of {path} is not here: put it first")]
     NoChunk { path: String, chunk: Digest },
     #[error("a closure of more than {MAX_CLOSURE} paths is not described")]
     TooMany,
+    #[error("no more than {} paths can be kept: collect what is not needed", index::MAX_KEPT)]
+    Full,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("keeping paths was interrupted")]
     Interrupted,
 }
 
-/// A path that is what it is said to be.
+/// What is known of a path before its bytes are read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Expected {
+    /// All that its bytes may name.
+    pub(crate) candidates: Vec<StorePath>,
+    /// Of its references those that an upstream cache serves: they need not be here.
+    pub(crate) upstream: BTreeSet<StorePath>,
+    /// Its derivation answers for it that what it names is not needed.
+    pub(crate) discards: bool,
+}
+
+/// A path that is what it is said to be. Its chunks stay until it is kept.
 #[derive(Debug)]
-pub(crate) struct VerifiedPath(CheckedPath);
+pub(crate) struct VerifiedPath {
+    path: CheckedPath,
+    upstream: Option<BTreeSet<StorePath>>,
+    _hold: usage::Hold,
+}
 
 /// The table of paths, shared by its clones.
 #[derive(Clone, Debug)]
 pub(crate) struct PathTable {
     store_dir: StoreDir,
     manifests: Manifests,
+    published: Published,
     chunks: ChunkStore,
+    index: Arc<Index>,
+    usage: Usage,
+    /// Held by who changes what is published.
+    marking: Arc<Mutex<()>>,
     verifiers: Arc<Semaphore>,
+    forgotten: mpsc::Sender<StorePath>,
 }
 
 impl PathTable {
-    /// The paths that `objects` keeps.
-    pub(crate) fn new(objects: &Objects) -> Self {
-        Self {
+    /// The paths that `objects` keeps. Those that turn out to be damaged, and are kept no more, are told to `forgotten`.
+    pub(crate) async fn open(
+        objects: &Objects,
+        usage: Usage,
+        forgotten: mpsc::Sender<StorePath>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
             store_dir: StoreDir::default(),
             manifests: objects.manifests(),
+            published: objects.published(),
             chunks: objects.chunks(),
+            index: Arc::new(Index::load(objects).await?),
+            usage,
+            marking: Arc::default(),
             verifiers: Arc::new(Semaphore::new(VERIFIERS)),
+            forgotten,
+        })
+    }
+
+    /// Who counts on what.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Whether a path is kept. Whoever is told so may count on it.
+    pub(crate) fn has(&self, path: &StorePath) -> bool {
+        self.usage.use_paths([path]);
+        self.index.has(path)
+    }
+
+    /// All that is kept, and whether it is published.
+    pub(crate) fn kept(&self) -> Vec<(StorePath, bool)> {
+        self.index.all()
+    }
+
+    /// Paths that are kept, those that are published, and bytes of archives as far as these were looked at.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        self.index.counts()
+    }
+
+    /// Where the bytes of a kept path are. Whoever is told so may count on it.
+    pub(crate) async fn manifest(&self, path: &StorePath) -> Result<Option<Manifest>, PathsError> {
+        if !self.has(path) {
+            return Ok(None);
         }
+        Ok(self.read(path).await?.map(|(_, manifest)| manifest))
     }
 
     /// Those of `paths` that are kept, in their order.
@@ -75,32 +153,8 @@ impl PathTable {
         let kept = self.manifests.which(paths.clone()).await?;
         let mut kept = kept.into_iter();
         paths.retain(|_| kept.next().unwrap_or_default());
+        self.usage.use_paths(&paths.iter().filter_map(|path| path.parse().ok()).collect::<Vec<_>>());
         Ok(paths)
-    }
-
-    /// Looks whether a path is what it is said to be: its chunks are here, they survive a loss of power, and make
-    /// this archive.
-    pub(crate) async fn verify(&self, path: v1::StoredPath) -> Result<VerifiedPath, PathsError> {
-        let mut path = CheckedPath::new(&self.store_dir, path)?;
-        match self.manifests.read(path.info.path.as_str()).await {
-            Ok(Some(earlier)) => return path.agrees_with(&earlier).map(|()| VerifiedPath(path)),
-            // Set aside by now: this one takes its place.
-            Ok(None) | Err(StoreError::DamagedManifest(_)) => {}
-            Err(other) => return Err(other.into()),
-        }
-        let _permit = self.verifiers.acquire().await.map_err(|_| PathsError::Interrupted)?;
-        verify::archive(&self.chunks, &mut path).await?;
-        let digests = path.manifest.pieces.iter().map(|piece| piece.digest).collect();
-        self.chunks.make_durable(digests).await.map_err(|error| path.chunk_error(error))?;
-        Ok(VerifiedPath(path))
-    }
-
-    /// Keeps a path; durable when this returns. Keeping it twice is nothing, and of two contents the first stays.
-    pub(crate) async fn keep(&self, VerifiedPath(path): VerifiedPath) -> Result<(), PathsError> {
-        match self.manifests.keep(path.info.path.as_str(), &path.manifest).await? {
-            Kept::Now => Ok(()),
-            Kept::Before(earlier) => path.agrees_with(&earlier),
-        }
     }
 
     /// These paths and what of their closures is kept, references first. A path that lost a chunk is forgotten:
@@ -115,9 +169,8 @@ impl PathTable {
             let has_lost = |manifest: &Manifest| manifest.pieces.iter().any(|p| lost.contains(&p.digest));
             let broken = kept.extract_if(.., |(_, manifest)| has_lost(manifest));
             let broken: Vec<String> = broken.map(|(path, _)| path.info.unwrap_or_default().path).collect();
-            tracing::error!(?broken, "paths lost chunks and are forgotten");
-            for path in &broken {
-                self.manifests.forget(path).await?;
+            for path in broken.iter().filter_map(|path| path.parse().ok()) {
+                self.forget(&path, "it lost a chunk").await?;
             }
         }
         Ok(kept.into_iter().map(|(path, manifest)| with_manifest(path, &manifest)).collect())
@@ -150,7 +203,7 @@ async fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Descri
             return Err(PathsError::TooMany);
         }
         let Some(manifest) = manifests.read(&path).await? else { continue };
-        let stored = note(&path, &manifest)?;
+        let stored = stored(&path, &manifest)?;
         let references = stored.info.as_ref().map(|info| info.references.clone()).unwrap_or_default();
         stack.push(Visit::Leave(Box::new((stored, manifest))));
         stack.extend(references.into_iter().map(Visit::Enter));
@@ -159,8 +212,14 @@ async fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Descri
 }
 
 /// What is noted about a path, beside its chunks.
-fn note(path: &str, manifest: &Manifest) -> Result<v1::StoredPath, StoreError> {
+fn stored(path: &str, manifest: &Manifest) -> Result<v1::StoredPath, StoreError> {
     v1::StoredPath::decode(&*manifest.note).map_err(|_| StoreError::DamagedManifest(path.to_owned()))
+}
+
+/// The same as it is known elsewhere.
+fn note(path: &str, manifest: &Manifest) -> Result<PathInfo, StoreError> {
+    let info = checked::path_info(stored(path, manifest)?).ok().filter(|info| info.path.as_str() == path);
+    info.ok_or_else(|| StoreError::DamagedManifest(path.to_owned()))
 }
 
 fn with_manifest(path: v1::StoredPath, manifest: &Manifest) -> v1::StoredPath {

@@ -41,49 +41,13 @@ pub(super) struct CheckedPath {
 
 impl CheckedPath {
     pub(super) fn new(store_dir: &StoreDir, sent: v1::StoredPath) -> Result<Self, InvalidPath> {
-        let info = sent.info.ok_or(InvalidPath::Missing("path info"))?;
-        let path = store_path(&info.path)?;
-        let bad = |what| InvalidPath::Bad { path: path.clone(), what };
-        let too_many = |what, limit| InvalidPath::TooMany { path: path.clone(), what, limit };
-        if info.references.len() > MAX_REFERENCES {
-            return Err(too_many("references", MAX_REFERENCES));
-        }
-        if sent.signatures.len() > MAX_SIGNATURES {
-            return Err(too_many("signatures", MAX_SIGNATURES));
-        }
-        let signature = |text: &String| (text.len() <= MAX_SIGNATURE).then(|| text.parse::<Signature>().ok());
-        let signatures = sent
-            .signatures
-            .iter()
-            .map(|s| signature(s).flatten())
-            .collect::<Option<_>>()
-            .ok_or_else(|| bad("signature"))?;
-        let content_address = match &*sent.content_address {
-            "" => None,
-            text => Some(text.parse::<ContentAddress>().map_err(|_| bad("content address"))?),
-        };
-        let info = PathInfo {
-            deriver: Some(&info.deriver)
-                .filter(|path| !path.is_empty())
-                .map(|path| store_path(path))
-                .transpose()?,
-            nar_hash: NarHash(info.nar_hash.as_ref().try_into().map_err(|_| bad("NAR hash"))?),
-            references: info
-                .references
-                .iter()
-                .map(|path| store_path(path))
-                .collect::<Result<BTreeSet<_>, _>>()?,
-            registration_time: 0,
-            nar_size: info.nar_size,
-            ultimate: false,
-            signatures,
-            content_address,
-            path: path.clone(),
-        };
+        let manifest = sent.manifest.clone();
+        let info = path_info(sent)?;
+        let path = &info.path;
         if info.content_address.is_some() && !follows_from_content(store_dir, &info) {
-            return Err(InvalidPath::ContentAddress(path));
+            return Err(InvalidPath::ContentAddress(path.clone()));
         }
-        let pieces = pieces(&path, info.nar_size, &sent.manifest.ok_or(InvalidPath::Missing("manifest"))?)?;
+        let pieces = pieces(path, info.nar_size, &manifest.ok_or(InvalidPath::Missing("manifest"))?)?;
         let note = to_note(&info).encode_to_vec().into();
         Ok(Self { info, manifest: Manifest { note, pieces } })
     }
@@ -91,10 +55,9 @@ impl CheckedPath {
     /// Whether what is kept under this name is the same thing.
     pub(super) fn agrees_with(&self, earlier: &Manifest) -> Result<(), PathsError> {
         let path = self.info.path.as_str();
-        let earlier = note(path, earlier)?.info.unwrap_or_default();
-        let ours = to_note(&self.info).info.unwrap_or_default();
-        let same = (&earlier.nar_hash, earlier.nar_size, &earlier.references)
-            == (&ours.nar_hash, ours.nar_size, &ours.references);
+        let (earlier, ours) = (note(path, earlier)?, &self.info);
+        let same = (earlier.nar_hash, earlier.nar_size, &earlier.references)
+            == (ours.nar_hash, ours.nar_size, &ours.references);
         if same { Ok(()) } else { Err(PathsError::Differs { path: path.to_owned() }) }
     }
 
@@ -110,6 +73,45 @@ impl CheckedPath {
             other => PathsError::Store(other),
         }
     }
+}
+
+/// The info in a description. Content address and signatures stand in it, or beside it.
+pub(super) fn path_info(sent: v1::StoredPath) -> Result<PathInfo, InvalidPath> {
+    let v1::StoredPath { info, mut content_address, mut signatures, .. } = sent;
+    let info = info.ok_or(InvalidPath::Missing("path info"))?;
+    let path = store_path(&info.path)?;
+    let bad = |what| InvalidPath::Bad { path: path.clone(), what };
+    let too_many = |what, limit| InvalidPath::TooMany { path: path.clone(), what, limit };
+    if content_address.is_empty() {
+        content_address = info.content_address;
+    }
+    if signatures.is_empty() {
+        signatures = info.signatures;
+    }
+    if info.references.len() > MAX_REFERENCES {
+        return Err(too_many("references", MAX_REFERENCES));
+    }
+    if signatures.len() > MAX_SIGNATURES {
+        return Err(too_many("signatures", MAX_SIGNATURES));
+    }
+    let signature = |text: &String| (text.len() <= MAX_SIGNATURE).then(|| text.parse::<Signature>().ok());
+    let signatures = signatures.iter().map(|text| signature(text).flatten()).collect::<Option<_>>();
+    let content_address = match &*content_address {
+        "" => None,
+        text => Some(text.parse::<ContentAddress>().map_err(|_| bad("content address"))?),
+    };
+    let deriver = Some(&info.deriver).filter(|path| !path.is_empty());
+    Ok(PathInfo {
+        deriver: deriver.map(|path| store_path(path)).transpose()?,
+        nar_hash: NarHash(info.nar_hash.as_ref().try_into().map_err(|_| bad("NAR hash"))?),
+        references: info.references.iter().map(|path| store_path(path)).collect::<Result<BTreeSet<_>, _>>()?,
+        registration_time: 0,
+        nar_size: info.nar_size,
+        ultimate: false,
+        signatures: signatures.ok_or_else(|| bad("signature"))?,
+        content_address,
+        path,
+    })
 }
 
 /// The path follows from the address, and the address from the archive where that is what was hashed.

@@ -5,6 +5,7 @@ use std::process::Command;
 use bytes::Bytes;
 use fleet_nix::nar::NarWriter;
 use fleet_nix::{ContentAddress, ContentAddressMethod, References, source_path};
+use fleet_paths::collector::Condemned;
 use fleet_store::{Place, cut, seal_frame};
 
 use super::*;
@@ -14,19 +15,20 @@ struct Shelf {
     directory: tempfile::TempDir,
     chunks: ChunkStore,
     table: PathTable,
+    forgotten: mpsc::Receiver<StorePath>,
 }
 
 impl Shelf {
-    fn new() -> Self {
+    async fn new() -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (chunks, table) = open(directory.path());
-        Self { directory, chunks, table }
+        let (chunks, table, forgotten) = open(directory.path()).await;
+        Self { directory, chunks, table, forgotten }
     }
 
     /// What is left after a crash.
-    fn reopened(self) -> Self {
-        let (chunks, table) = open(self.directory.path());
-        Self { chunks, table, ..self }
+    async fn reopened(self) -> Self {
+        let (chunks, table, forgotten) = open(self.directory.path()).await;
+        Self { chunks, table, forgotten, ..self }
     }
 
     async fn put(&self, chunks: &[(Digest, Bytes)]) {
@@ -57,12 +59,15 @@ impl Shelf {
 }
 
 async fn register(table: &PathTable, path: v1::StoredPath) -> Result<(), PathsError> {
-    table.keep(table.verify(path).await?).await
+    table.keep(table.verify(path, None).await?).await
 }
 
-fn open(directory: &Path) -> (ChunkStore, PathTable) {
+async fn open(directory: &Path) -> (ChunkStore, PathTable, mpsc::Receiver<StorePath>) {
     let objects = Objects::open(&Place::Directory(directory.join("objects"))).expect("opens");
-    (objects.chunks(), PathTable::new(&objects))
+    let (forgotten, told) = mpsc::channel(64);
+    let usage = Usage::new(3_600, Condemned::default());
+    let table = PathTable::open(&objects, usage, forgotten).await.expect("lists");
+    (objects.chunks(), table, told)
 }
 
 /// A path and its chunks.
@@ -127,7 +132,7 @@ fn noise(seed: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn paths_survive_a_restart_and_are_described_with_their_closure_references_first() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let leaf = file(1, &noise(7));
     let middle = file(2, b"middle").refer_to(&[&leaf]);
     let outside = file(9, b"from a substituter");
@@ -136,7 +141,7 @@ async fn paths_survive_a_restart_and_are_described_with_their_closure_references
     for made in [&leaf, &middle, &top] {
         shelf.keep(made).await;
     }
-    let shelf = shelf.reopened();
+    let shelf = shelf.reopened().await;
     assert!(shelf.has(&top).await && !shelf.has(&outside).await);
     let order = shelf.described(&[&top, &outside]).await;
     assert_eq!(order, [leaf.name(), middle.name(), top.name()]);
@@ -146,7 +151,7 @@ async fn paths_survive_a_restart_and_are_described_with_their_closure_references
 
 #[tokio::test]
 async fn until_all_chunks_are_here_a_path_is_not() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let made = file(1, &noise(7));
     assert!(made.chunks.len() > 2);
     for put in 0..made.chunks.len() {
@@ -164,7 +169,7 @@ async fn until_all_chunks_are_here_a_path_is_not() {
 
 #[tokio::test]
 async fn what_a_worker_claims_is_not_believed() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let good = file(1, &noise(7));
     shelf.put(&good.chunks).await;
     let with = |change: &dyn Fn(&mut v1::StoredPath, &mut v1::PathInfo)| {
@@ -228,7 +233,7 @@ async fn what_a_worker_claims_is_not_believed() {
 
 #[tokio::test]
 async fn an_archive_is_one_archive_and_whole() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let mut writer = NarWriter::new(Vec::new()).expect("in memory");
     writer.file(false, 3, &b"abc"[..]).expect("in memory");
     let whole = writer.finish().expect("an archive");
@@ -243,7 +248,7 @@ async fn an_archive_is_one_archive_and_whole() {
 
 #[tokio::test]
 async fn a_content_address_must_be_that_of_the_contents() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let made = file(1, b"contents");
     shelf.put(&made.chunks).await;
     let claim = |hash: NarHash| {
@@ -266,7 +271,7 @@ async fn a_content_address_must_be_that_of_the_contents() {
 
 #[tokio::test]
 async fn of_two_contents_the_first_stays() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let (first, second) = (file(1, b"first"), file(1, b"second"));
     shelf.keep(&first).await;
     shelf.keep(&first).await;
@@ -283,7 +288,7 @@ async fn of_two_contents_the_first_stays() {
 
 #[tokio::test]
 async fn many_at_once_keep_one_whole_path() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let versions: Vec<Made> = (0..4).map(|version| file(1, &noise(version * 2 + 1))).collect();
     for made in &versions {
         shelf.put(&made.chunks).await;
@@ -299,7 +304,7 @@ async fn many_at_once_keep_one_whole_path() {
 
 #[tokio::test]
 async fn a_path_that_lost_a_chunk_is_forgotten_and_can_be_brought_again() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let leaf = file(1, &noise(7));
     let top = file(2, b"top").refer_to(&[&leaf]);
     shelf.keep(&leaf).await;
@@ -323,7 +328,7 @@ async fn a_path_that_lost_a_chunk_is_forgotten_and_can_be_brought_again() {
 
 #[tokio::test]
 async fn a_chunk_that_is_damaged_before_it_is_registered_is_asked_for_again() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let made = file(1, &noise(7));
     shelf.put(&made.chunks).await;
     let name = made.chunks[1].0.to_string();
@@ -337,7 +342,7 @@ async fn a_chunk_that_is_damaged_before_it_is_registered_is_asked_for_again() {
 
 #[tokio::test]
 async fn a_deep_chain_and_a_ring_are_described() {
-    let shelf = Shelf::new();
+    let shelf = Shelf::new().await;
     let mut chain: Vec<Made> = vec![file(0, b"same")];
     for number in 1..100 {
         let made = file(number, b"same").refer_to(&[&chain[chain.len() - 1]]);
@@ -383,7 +388,7 @@ fn a_full_chunk_store_says_so_and_keeps_nothing_by_half() {
     with_a_small_disk("paths::tests::a_full_chunk_store_says_so_and_keeps_nothing_by_half", |place| {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            let (chunks, table) = open(place);
+            let (chunks, table, _forgotten) = open(place).await;
             let made = file(1, &noise(7));
             let mut full = None;
             for (digest, frame) in &made.chunks {
@@ -420,7 +425,7 @@ fn a_full_chunk_store_says_so_and_keeps_nothing_by_half() {
 fn names_in_a_question_never_leave_the_directory() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let shelf = Shelf::new();
+        let shelf = Shelf::new().await;
         for name in ["", "..", "../x", "/etc/passwd", "a\0b", "x/y"] {
             let stored = shelf.table.stored(vec![name.to_owned()]).await.expect_err("no name");
             let described = shelf.table.describe(vec![name.to_owned()]).await.expect_err("no name");

@@ -1,0 +1,99 @@
+//! Who counts on which chunks and paths, for the collector. Owns its decisions and the gate before them: uses come
+//! through together, a removal alone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use fleet_nix::StorePath;
+use fleet_paths::collector::{ChunkKey, Collector, Condemned};
+use fleet_store::{ChunkStore, Digest, StoreError};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The collector's decisions, shared by all that use the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gate: RwLock<()>,
+    collector: Mutex<Collector>,
+    began: Instant,
+}
+
+impl Usage {
+    /// Goes on from what was condemned. What was used within `in_flight_s` is never removed.
+    pub(crate) fn new(in_flight_s: u32, condemned: Condemned) -> Self {
+        let collector = Mutex::new(Collector::new(in_flight_s, 0, condemned));
+        Self(Arc::new(Inner { gate: RwLock::new(()), collector, began: Instant::now() }))
+    }
+
+    /// Seconds since the start, whatever the machine's clock says.
+    pub(crate) fn now(&self) -> i64 {
+        i64::try_from(self.0.began.elapsed().as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// While this is held, nothing is removed.
+    pub(crate) async fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.gate.read().await
+    }
+
+    /// While this is held, nothing is used.
+    pub(crate) async fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.0.gate.write().await
+    }
+
+    pub(crate) fn collector(&self) -> MutexGuard<'_, Collector> {
+        // A decision that stopped half way condemned less than it might have.
+        self.0.collector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of `digests` that are absent, in their order. The others stay for as long as an upload may take.
+    pub(crate) async fn missing(
+        &self,
+        chunks: &ChunkStore,
+        digests: Vec<Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let _entered = self.enter().await;
+        self.collector().use_chunks(self.now(), digests.iter().map(key));
+        chunks.missing(digests).await
+    }
+
+    /// Keeps a frame for as long as an upload may take.
+    pub(crate) async fn put(&self, chunks: &ChunkStore, digest: Digest, frame: Bytes) -> Result<(), StoreError> {
+        let _entered = self.enter().await;
+        self.collector().use_chunks(self.now(), [key(&digest)]);
+        chunks.put(digest, frame).await
+    }
+
+    /// Somebody was told that these are here.
+    pub(crate) fn use_paths<'a>(&self, paths: impl IntoIterator<Item = &'a StorePath>) {
+        self.collector().use_paths(self.now(), paths);
+    }
+
+    /// Lets nobody remove these chunks until the hold is dropped.
+    pub(crate) fn hold<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Hold {
+        let keys: Vec<ChunkKey> = digests.into_iter().map(key).collect();
+        self.collector().hold(&keys);
+        Hold { usage: self.clone(), keys }
+    }
+}
+
+/// Chunks of a registration under way.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    usage: Usage,
+    keys: Vec<ChunkKey>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.usage.collector().let_go(self.usage.now(), &self.keys);
+    }
+}
+
+/// What the collector calls a chunk.
+pub(crate) fn key(digest: &Digest) -> ChunkKey {
+    let (first, _) = digest.0.split_first_chunk().expect("a digest has 32 bytes");
+    ChunkKey::from_le_bytes(*first)
+}
