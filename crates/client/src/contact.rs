@@ -17,9 +17,16 @@ pub struct Contact {
     told: bool,
 }
 
-/// What a user should know of it.
+/// What a user should know of it, and of what is done meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
+    /// Something that may take a while begins.
+    Work {
+        /// What is done.
+        verb: &'static str,
+        /// With what.
+        what: String,
+    },
     /// There is none; we go on trying.
     Lost {
         /// In a few words.

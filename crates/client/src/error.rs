@@ -222,6 +222,7 @@ impl From<ConfigError> for CliError {
                 "Write https://HOST there; a socket goes into ~/.config/fleetctl/config.toml or FLEET_COORDINATOR"
             }
             ConfigError::Time { .. } => "Mend it",
+            ConfigError::Branch { .. } => "Give 1 to 255 characters, none of them invisible",
             ConfigError::NoDirectory { .. } => "Set HOME, or FLEET_STATE_DIR and FLEET_CACHE_DIR",
         };
         Self::new(chain(&error)).next(next)

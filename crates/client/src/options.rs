@@ -26,6 +26,10 @@ pub struct RunOptions {
     pub retry_failed: bool,
     /// What a step may take, where it is not the coordinator's to say.
     pub limits: Option<v1::StepLimits>,
+    /// What the run is of; empty when nobody knows.
+    pub branch: String,
+    /// Inputs that come along whether or not they could be fetched.
+    pub bring: Vec<String>,
     /// Show build logs as they come.
     pub print_build_logs: bool,
     /// How the result is printed.
@@ -71,6 +75,8 @@ impl RunOptions {
             dry_run: args.dry_run,
             retry_failed: args.retry_failed,
             limits: limits(&args.limits),
+            branch: settings.branch.value.clone().unwrap_or_default(),
+            bring: settings.bring.value.clone(),
             print_build_logs: settings.print_build_logs.value,
         })
     }

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::contact::Contact;
+use crate::contact::{Contact, News};
 use crate::embed::{self, EmbedConfig, Embedded};
 use crate::error::CliError;
 use crate::exit_code::Exit;
 use crate::interruption::Manner;
 use crate::options::RunOptions;
-use crate::prepare::{Prepared, prepare};
+use crate::prepare::{Preparation, Prepared, prepare};
 use crate::progress::Display;
 use crate::remote::Connection;
 use crate::report::{Record, Sides};
 use crate::signals::Signals;
 use crate::source::Location;
+use crate::source::inputs::Reach;
 use crate::submit::Submission;
 use crate::watch::{self, CANCEL_WITHIN, TICK, Watch, Watched};
 
@@ -73,14 +74,9 @@ pub async fn run_here<W: Write>(
     display: &mut Display<W>,
     signals: &mut Signals,
 ) -> Result<Ended, CliError> {
-    let (prepared, embedded) = {
-        let prepare = prepare_and_start(options, embed, location);
-        tokio::pin!(prepare);
-        tokio::select! {
-            prepared = &mut prepare => prepared?,
-            _ = signals.next() => return Err(CliError::cancelled()),
-        }
-    };
+    let (sender, mut news) = mpsc::channel(NEWS);
+    let preparing = prepare_and_start(options, embed, location, &sender);
+    let (prepared, embedded) = hearing(preparing, &mut news, display, signals).await?;
     let there = There {
         connection: Connection::in_memory(embedded.channel.clone()),
         reconnect_for: IN_PROCESS_PATIENCE,
@@ -104,20 +100,41 @@ pub async fn run_here<W: Write>(
     ended
 }
 
-/// Runs it on a coordinator elsewhere; `spools` is where trees are packed.
+/// Runs it on a coordinator elsewhere; `cache_dir` is where trees are packed.
 pub async fn run_there<W: Write>(
     options: &RunOptions,
     there: &There,
     location: &Location,
-    spools: &Path,
+    cache_dir: &Path,
     display: &mut Display<W>,
     signals: &mut Signals,
 ) -> Result<Ended, CliError> {
-    let prepared = tokio::select! {
-        prepared = prepare(options, location, spools) => prepared?,
-        _ = signals.next() => return Err(CliError::cancelled()),
-    };
+    let (sender, mut news) = mpsc::channel(NEWS);
+    let preparation = Preparation::below(cache_dir, Reach::Elsewhere);
+    let preparing = prepare(options, location, &preparation, &sender);
+    let prepared = hearing(preparing, &mut news, display, signals).await?;
     submit_and_watch(options, prepared, there, display, signals).await
+}
+
+/// Waits for what comes before a run, and shows what it says; until the user stops it.
+async fn hearing<T, W: Write>(
+    work: impl Future<Output = Result<T, CliError>>,
+    news: &mut mpsc::Receiver<News>,
+    display: &mut Display<W>,
+    signals: &mut Signals,
+) -> Result<T, CliError> {
+    tokio::pin!(work);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            Some(news) = news.recv() => display.news(&news),
+            _ = signals.next() => return Err(CliError::cancelled()),
+        }
+    };
+    while let Ok(news) = news.try_recv() {
+        display.news(&news);
+    }
+    done
 }
 
 /// Packing and starting need nothing of each other.
@@ -125,9 +142,11 @@ async fn prepare_and_start(
     options: &RunOptions,
     embed: EmbedConfig,
     location: &Location,
+    news: &mpsc::Sender<News>,
 ) -> Result<(Prepared, Embedded), CliError> {
-    let spools = embed.cache_dir.join("spool");
-    let (packed, embedded) = tokio::join!(prepare(options, location, &spools), embed::start(embed));
+    let preparation = Preparation::below(&embed.cache_dir, Reach::Here);
+    let preparing = prepare(options, location, &preparation, news);
+    let (packed, embedded) = tokio::join!(preparing, embed::start(embed));
     // What is wrong with the flake is nearer to the user than what is wrong with the daemon.
     match (packed, embedded) {
         (Ok(packed), Ok(embedded)) => Ok((packed, embedded)),

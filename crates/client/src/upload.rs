@@ -40,30 +40,46 @@ pub enum UploadError {
     Interrupted,
 }
 
-/// Uploads the NAR file at `nar`; answers its chunks in order.
-pub async fn upload(connection: &Connection, nar: &Path) -> Result<v1::Manifest, UploadError> {
-    let path = nar.to_owned();
-    let chunks = tokio::task::spawn_blocking(move || manifest(&path))
-        .await
-        .map_err(|_| UploadError::Interrupted)??;
-    let mut client = connection.chunks();
-    let mut missing = HashSet::new();
-    for digests in chunks.chunks(DIGESTS_PER_CALL) {
-        let digests = digests.iter().map(|chunk| chunk.digest.clone()).collect();
-        let reply = client.find_missing(v1::FindMissingRequest { digests }).await.map_err(Box::new)?;
-        missing.extend(reply.into_inner().missing.iter().filter_map(|bytes| Digest::try_from(&**bytes).ok()));
-    }
-    if !missing.is_empty() {
-        let (sender, frames) = mpsc::channel(IN_FLIGHT);
-        let path = nar.to_owned();
-        let sending = tokio::task::spawn_blocking(move || send(&path, missing, &sender));
-        client.put(ReceiverStream::new(frames)).await.map_err(Box::new)?;
-        sending.await.map_err(|_| UploadError::Interrupted)??;
-    }
-    Ok(v1::Manifest { chunks })
+/// The chunks of one tree that a coordinator lacks.
+#[derive(Debug)]
+pub struct Lacking {
+    digests: HashSet<Digest>,
+    /// What they hold together, uncompressed.
+    pub bytes: u64,
 }
 
-fn manifest(nar: &Path) -> Result<Vec<v1::ChunkRef>, UploadError> {
+/// Asks which of `chunks` the coordinator lacks.
+pub async fn find_lacking(connection: &Connection, chunks: &[v1::ChunkRef]) -> Result<Lacking, UploadError> {
+    let mut client = connection.chunks();
+    let mut digests = HashSet::new();
+    for part in chunks.chunks(DIGESTS_PER_CALL) {
+        let asked = part.iter().map(|chunk| chunk.digest.clone()).collect();
+        let reply = client.find_missing(v1::FindMissingRequest { digests: asked }).await.map_err(Box::new)?;
+        digests.extend(reply.into_inner().missing.iter().filter_map(|bytes| Digest::try_from(&**bytes).ok()));
+    }
+    let mut counted = HashSet::new();
+    let lacking = |chunk: &&v1::ChunkRef| {
+        Digest::try_from(&*chunk.digest)
+            .is_ok_and(|digest| digests.contains(&digest) && counted.insert(digest))
+    };
+    let bytes = chunks.iter().filter(lacking).map(|chunk| u64::from(chunk.size)).sum();
+    Ok(Lacking { digests, bytes })
+}
+
+/// Sends what is lacking of the NAR file at `nar`.
+pub async fn send(connection: &Connection, nar: &Path, lacking: Lacking) -> Result<(), UploadError> {
+    if lacking.digests.is_empty() {
+        return Ok(());
+    }
+    let (sender, frames) = mpsc::channel(IN_FLIGHT);
+    let path = nar.to_owned();
+    let sending = tokio::task::spawn_blocking(move || seal(&path, lacking.digests, &sender));
+    connection.chunks().put(ReceiverStream::new(frames)).await.map_err(Box::new)?;
+    sending.await.map_err(|_| UploadError::Interrupted)?
+}
+
+/// The chunks of the NAR file at `nar`, in order. Blocks.
+pub fn manifest(nar: &Path) -> Result<Vec<v1::ChunkRef>, UploadError> {
     cut(open(nar)?)
         .map(|chunk| {
             let chunk = chunk?;
@@ -73,7 +89,7 @@ fn manifest(nar: &Path) -> Result<Vec<v1::ChunkRef>, UploadError> {
         .collect()
 }
 
-fn send(
+fn seal(
     nar: &Path,
     mut missing: HashSet<Digest>,
     frames: &mpsc::Sender<v1::Chunk>,

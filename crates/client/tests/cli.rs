@@ -66,6 +66,8 @@ fn the_help_of_build_fits_a_screen() {
           --fail-fast             Stop at the first failure
       -n, --dry-run               Evaluate, and say what would be built
           --retry-failed          Try again what failed for good in an earlier run
+          --bring <INPUT>         Take this input of the flake along, as workers cannot fetch it;
+                                  repeatable
       -j, --worker-slots <N>      Builds at a time [default: one per core]
           --eval-slots <N>        Evaluators at a time [default: half the cores, at most four]
       -L, --print-build-logs      Show build logs as they come, each line after its derivation's name
@@ -73,6 +75,8 @@ fn the_help_of_build_fits_a_screen() {
       -h, --help                  Print help (see more with '--help')
 
     With a coordinator:
+          --branch <NAME>         What the run is of, for how long its results are kept [default: the
+                                  git branch]
           --detach                Submit the run, print its name and leave [alias: --no-wait]
           --detach-on-interrupt   Leave the run going on when interrupted
           --reconnect-for <TIME>  How long to keep trying when the coordinator cannot be reached
@@ -211,7 +215,7 @@ fn errors_are_one_paragraph_with_a_next_step() {
     insta::assert_snapshot!(error(directory.path(), &["build", "./nowhere", "--all-hosts"]), @"error: cannot read DIR/nowhere: no such file or directory. Check the path and its permissions.");
     fs::write(directory.path().join("flake.nix"), "{ }").expect("flake");
     fs::write(directory.path().join("fleet.toml"), "# a comment\nstore = \"daemon\"\n").expect("settings");
-    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`, `coordinator`, `reconnect_for`. Mend that line; keys about this machine (color, store, nix, directories, slots, credentials) belong in ~/.config/fleetctl/config.toml.");
+    insta::assert_snapshot!(error(directory.path(), &["build", "--all-hosts"]), @"error: DIR/fleet.toml: line 2: unknown field `store`, expected one of `exclude`, `kind`, `format`, `fail_fast`, `print_build_logs`, `fold`, `bring`, `coordinator`, `reconnect_for`. Mend that line; keys about this machine (color, store, nix, directories, slots, credentials) belong in ~/.config/fleetctl/config.toml.");
     fs::remove_file(directory.path().join("fleet.toml")).expect("removed");
     insta::assert_snapshot!(error(directory.path(), &["build"]), @"error: no hosts are named. Add --all-hosts, --host GLOB, or a host after the flake as in `.#web`.");
     insta::assert_snapshot!(error(directory.path(), &["diff", "--store", "https://cache.example.org"]), @"error: DIR has no earlier revisions: it is not a git repository. A base needs history: keep the flake in git, or leave --base out.");
@@ -233,6 +237,8 @@ fn settings_name_their_origin() {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown: Vec<String> = shown.replace(&physical, "DIR").lines().map(words).collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
+    branch = (of git or CI) # default
+    bring = [] # default
     ca = (of the system) # default
     cache_dir = "DIR/.cache/fleetctl" # default
     client_cert = (none) # default

@@ -87,6 +87,15 @@ pub struct RunArgs {
     /// Try again what failed for good in an earlier run
     #[arg(long)]
     pub retry_failed: bool,
+    /// Take this input of the flake along, as workers cannot fetch it; repeatable
+    ///
+    /// Inputs that are paths of this machine, or git repositories on it or behind SSH, come along by themselves. The
+    /// name is as in flake.lock, with slashes below the flake's own inputs.
+    #[arg(long, value_name = "INPUT")]
+    pub bring: Vec<String>,
+    /// What the run is of, for how long its results are kept [default: the git branch]
+    #[arg(long, value_name = "NAME", help_heading = COORDINATED)]
+    pub branch: Option<String>,
     /// Builds at a time [default: one per core]
     #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub worker_slots: Option<u32>,

@@ -4,13 +4,14 @@ use super::conclude::conclude;
 use super::coordinator;
 use super::session::{self, Flake};
 use crate::args::{BuildArgs, GlobalArgs, RunArgs};
-use crate::config::Environment;
+use crate::config::{Environment, branch};
 use crate::error::CliError;
 use crate::exit_code::Exit;
 use crate::interruption::Manner;
 use crate::options::{RunOptions, Unnamed};
 use crate::output;
 use crate::run::{self, There};
+use crate::source;
 
 /// Builds, prints, and says how it went.
 pub async fn execute(global: &GlobalArgs, args: &BuildArgs) -> Result<Exit, CliError> {
@@ -28,7 +29,13 @@ pub async fn execute_run(
     let flake = Flake::find(&args.flake)?;
     let settings = session::settings(global, args, &environment, &flake.directory())?;
     coordinator::refuse_contradictions(args, &settings)?;
-    let options = RunOptions::resolve(args, base, unnamed, flake.reference, &settings)?;
+    let mut options = RunOptions::resolve(args, base, unnamed, flake.reference, &settings)?;
+    if options.branch.is_empty() {
+        options.branch = source::branch(&options.flake, &flake.location)
+            .filter(|name| branch::is_name(name))
+            .or_else(|| branch::of_ci(&environment))
+            .unwrap_or_default();
+    }
     for output in &options.report.outputs {
         output::check_writable(&output.file)?;
     }
@@ -50,8 +57,8 @@ pub async fn execute_run(
                 manner: Manner::Own { ask, detach: args.follow.detach_on_interrupt },
                 detach: args.detach,
             };
-            let spools = embed.cache_dir.join("spool");
-            run::run_there(&options, &there, &flake.location, &spools, &mut display, &mut signals).await
+            let cache_dir = &embed.cache_dir;
+            run::run_there(&options, &there, &flake.location, cache_dir, &mut display, &mut signals).await
         }
     };
     display.finish();

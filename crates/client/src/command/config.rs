@@ -34,6 +34,8 @@ fn table(settings: &Settings) -> String {
     let s = settings;
     let r = &settings.remote;
     let rows = [
+        row("branch", &s.branch, |name| name.as_deref().map_or_else(|| "(of git or CI)".to_owned(), text)),
+        row("bring", &s.bring, |names| list(names.iter().cloned())),
         row("ca", &r.ca, |path| file(path.as_deref(), "(of the system)")),
         row("cache_dir", &s.cache_dir, |path| text(&path.display().to_string())),
         row("client_cert", &r.client_cert, |path| file(path.as_deref(), NONE)),

@@ -93,6 +93,7 @@ fn tell(text: &str) {
 fn sentence(news: &News) -> String {
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     match news {
+        News::Work { verb, what } => format!("{verb} {what}"),
         News::Lost { why, within, .. } => {
             format!("(no contact with the coordinator: {why}; trying again for {})", chosen_time(*within))
         }

@@ -31,6 +31,8 @@ pub struct ProjectFile {
     pub print_build_logs: Option<bool>,
     /// Fold successful output in CI logs.
     pub fold: Option<bool>,
+    /// Inputs to take along, by their names in flake.lock.
+    pub bring: Option<Vec<String>>,
     /// Where the coordinator is; here only over the network.
     pub coordinator: Option<String>,
     /// How long to keep trying when it cannot be reached.
@@ -131,6 +133,14 @@ pub enum ConfigError {
     /// A flake names a socket of this machine.
     #[error("{path}: a flake cannot name a socket of this machine as its coordinator", path = .0.display())]
     SocketOfFlake(PathBuf),
+    /// No branch is called so.
+    #[error("{origin} gives a branch a name that is none: {name:?}")]
+    Branch {
+        /// Who said it.
+        origin: Origin,
+        /// The name.
+        name: String,
+    },
     /// A time that is none.
     #[error("reconnect_for of {origin}: {message}")]
     Time {

@@ -2,6 +2,7 @@
 //!
 //! Every default of fleetctl stands in `settings` and `remote`. This module reads; it decides nothing about a run.
 
+pub mod branch;
 mod file;
 mod remote;
 mod settings;

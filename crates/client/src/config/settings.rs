@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::branch;
 use super::file::{ConfigError, ProjectFile, UserFile};
 use super::remote::RemoteSettings;
 use super::sources::{Sources, flag, optional, setting};
@@ -61,6 +62,10 @@ pub struct Settings {
     pub print_build_logs: Setting<bool>,
     /// Fold successful output in CI logs.
     pub fold: Setting<bool>,
+    /// Inputs to take along, by their names in flake.lock.
+    pub bring: Setting<Vec<String>>,
+    /// What runs are of; none leaves it to git and CI.
+    pub branch: Setting<Option<String>>,
     /// Where the coordinator is, and who we are to it.
     pub remote: RemoteSettings,
 }
@@ -129,6 +134,8 @@ impl Settings {
             fail_fast: sources.fail_fast()?,
             print_build_logs: sources.print_build_logs()?,
             fold: sources.fold()?,
+            bring: sources.bring(),
+            branch: sources.branch()?,
             remote: RemoteSettings::resolve(&sources)?,
         })
     }
@@ -201,6 +208,26 @@ impl Sources<'_> {
     fn fold(&self) -> Result<Setting<bool>, ConfigError> {
         let said = flag("--no-fold", self.run.follow.no_fold.then_some(false)).or(self.switch("FLEET_FOLD")?);
         Ok(setting(said.or(self.either(|file| file.fold, |file| file.fold)), true))
+    }
+}
+
+/// What goes with a run.
+impl Sources<'_> {
+    fn bring(&self) -> Setting<Vec<String>> {
+        let given = Some(self.run.bring.clone()).filter(|names| !names.is_empty());
+        let said = flag("--bring", given).or(self.list("FLEET_BRING"));
+        let mut bring = setting(said.or(self.either(|file| file.bring.clone(), |_| None)), Vec::new());
+        bring.value.retain(|name| !name.is_empty());
+        bring
+    }
+
+    fn branch(&self) -> Result<Setting<Option<String>>, ConfigError> {
+        let said = flag("--branch", self.run.branch.clone());
+        let said = said.or(self.variable("FLEET_BRANCH").map(|(name, origin)| (name.to_owned(), origin)));
+        match said {
+            Some((name, origin)) if !branch::is_name(&name) => Err(ConfigError::Branch { name, origin }),
+            said => Ok(optional(said)),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::io;
 
 use super::{CliError, FULL, chain};
-use crate::source::{FlakeRefError, GitError, LocateError, PackError, SourceError};
+use crate::source::inputs::InputError;
+use crate::source::{FlakeRefError, GitError, LocateError, PackError, SourceError, SpoolError};
+use crate::suggest::closest;
 
 impl From<FlakeRefError> for CliError {
     fn from(error: FlakeRefError) -> Self {
@@ -84,14 +86,60 @@ impl From<PackError> for CliError {
     }
 }
 
+impl From<SpoolError> for CliError {
+    fn from(error: SpoolError) -> Self {
+        Self::unusable_directory("cache", &error.directory, "FLEET_CACHE_DIR", &error.source)
+    }
+}
+
+impl From<InputError> for CliError {
+    fn from(error: InputError) -> Self {
+        let next = match error {
+            InputError::Spool(error) => return error.into(),
+            InputError::Cut { source, .. } => return source.into(),
+            InputError::Lock(_) => "`nix flake lock` says what is wrong with it".to_owned(),
+            InputError::NoLock(_) => "Leave --bring out, or run `nix flake lock` and add flake.lock to git".to_owned(),
+            InputError::Unknown { ref name, ref known } => {
+                let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                match closest(std::slice::from_ref(name), &names) {
+                    near if near.is_empty() => format!("Its own inputs are {}", names.join(", ")),
+                    near => format!("Perhaps you mean {}", near.join(" or ")),
+                }
+            }
+            InputError::TooMany(_) => {
+                "Keep them on a git server that workers reach, and lock them there".to_owned()
+            }
+            InputError::NoHash(_) => "`nix flake lock` of Nix 2.26 or newer writes it".to_owned(),
+            InputError::Named(_) => "Take the `name` out of the input in flake.nix, and run `nix flake lock`".to_owned(),
+            InputError::Changed { ref name, .. } => {
+                format!("`nix flake update {name}` locks what is there now")
+            }
+            InputError::Beyond { .. } | InputError::NotStored { .. } => {
+                "Run `nix flake archive` in the flake's directory: what is in the store here is taken from there"
+                    .to_owned()
+            }
+            InputError::Git { source: GitError::NoSuchCommit { .. }, .. } => {
+                "Push the commit there, or run `nix flake archive` where Nix has it".to_owned()
+            }
+            InputError::Git { ref source, .. } if matches!(source, GitError::NotInstalled) => {
+                "Install git, or run `nix flake archive` in the flake's directory".to_owned()
+            }
+            InputError::Git { .. } => "Check that `git ls-remote` works with that address here".to_owned(),
+            InputError::Pack { .. } => {
+                "Check that it is there and readable, or run `nix flake archive` where Nix has it".to_owned()
+            }
+        };
+        Self::new(chain(&error)).next(next)
+    }
+}
+
 impl From<SourceError> for CliError {
     fn from(error: SourceError) -> Self {
         let next = match error {
             SourceError::Git(error) => return error.into(),
             SourceError::Pack(error) => return error.into(),
-            SourceError::Spool { directory, source } => {
-                return Self::unusable_directory("cache", &directory, "FLEET_CACHE_DIR", &source);
-            }
+            SourceError::Spool(error) => return error.into(),
+            SourceError::HugeLock(_) => "`nix flake lock` writes a new one".to_owned(),
             SourceError::Untracked(ref path) => {
                 format!("Run `git add {}`: Nix sees tracked files only", path.display())
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use fleet_wire::v1;
 
 use super::console::Console;
-use super::narrate::{Importance, Narrator, Saying, narrate_notice};
+use super::narrate::{Importance, Narrator, Saying, narrate_notice, narrate_work};
 use super::render::{chosen_time, duration};
 use super::state::Progress;
 use crate::contact::News;
@@ -45,6 +45,7 @@ impl<W: Write> Display<W> {
     /// Tells that contact with the coordinator is lost, or there again.
     pub fn news(&mut self, news: &News) {
         match news {
+            News::Work { verb, what } => self.console.say(narrate_work(verb, what), self.now_ms()),
             News::Lost { why, since, within } => {
                 let ago_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.progress.lose_contact(self.now_ms().saturating_sub(ago_ms));

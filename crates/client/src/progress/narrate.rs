@@ -294,6 +294,11 @@ fn log_line(name: &str, line: &str) -> Line {
     Line::new().and(Style::Dim, format!("{}> ", visible(name))).and(Style::Plain, line)
 }
 
+/// Something of our own that may take a while.
+pub(super) fn narrate_work(verb_text: &str, what: &str) -> Saying {
+    routine(verb_text, Style::Busy, &visible(what))
+}
+
 fn routine(verb_text: &str, style: Style, text: &str) -> Saying {
     Saying::Line(Importance::Routine, verb(verb_text, style, text))
 }

@@ -13,6 +13,8 @@ pub struct FlakeRef {
     pub dir: Option<String>,
     /// `?rev=` or `?ref=`: a commit instead of the work tree.
     pub commit: Option<String>,
+    /// `?ref=`: where that commit was taken from.
+    pub branch: Option<String>,
     /// `?shallow=1`: the number of revisions is not wanted.
     pub shallow: bool,
     /// After the `#`.
@@ -72,6 +74,7 @@ impl FlakeRef {
             path: if path.is_empty() { ".".into() } else { path.into() },
             dir: None,
             commit: None,
+            branch: None,
             shallow: false,
             fragment: None,
         };
@@ -93,7 +96,10 @@ impl FlakeRef {
             "dir" => self.dir = Some(subdir(text, &value)?).filter(|dir| !dir.is_empty()),
             // A revision names the commit more exactly than the branch it was taken from.
             "rev" if git => self.commit = Some(value),
-            "ref" if git => self.commit = self.commit.take().or(Some(value)),
+            "ref" if git => {
+                self.commit = self.commit.take().or(Some(value.clone()));
+                self.branch = Some(value);
+            }
             "shallow" if git => self.shallow = value == "1",
             "submodules" | "lfs" | "exportIgnore" if git && value != "1" => {}
             _ => {

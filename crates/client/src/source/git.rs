@@ -3,12 +3,18 @@
 //! Every call is an argument vector; user text never stands where an option could.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// What git prints at most before we stop reading: a listing of a million long paths.
 const MAX_OUTPUT_BYTES: u64 = 512 * 1024 * 1024;
+/// A fetch that takes longer hangs: a whole nixpkgs comes in a tenth of it.
+const FETCH_WITHIN: Duration = Duration::from_mins(30);
+/// Variables that say how to reach a server, and nothing about repositories here.
+const OF_TRANSPORT: [&[u8]; 4] = [b"GIT_SSH", b"GIT_SSH_COMMAND", b"GIT_SSH_VARIANT", b"GIT_ASKPASS"];
 /// Enough of git's own words to act on.
 const MAX_STDERR_BYTES: u64 = 8 * 1024;
 
@@ -120,27 +126,92 @@ impl Git {
         Ok(!status.is_empty())
     }
 
+    /// The branch that is checked out, if one is.
+    pub fn branch(&self) -> Option<String> {
+        let name = self.run(["symbolic-ref", "--quiet", "--short", "HEAD"]).ok()?;
+        let name = String::from_utf8(name).ok()?.trim_end().to_owned();
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// Fetches from a repository elsewhere; `shallow` leaves the history out.
+    pub fn fetch(&self, url: &str, specs: &[&str], shallow: bool) -> Result<(), GitError> {
+        let mut args =
+            vec!["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"];
+        args.extend(shallow.then_some("--depth=1"));
+        args.extend(["--", url]);
+        args.extend(specs);
+        let mut command = self.command(args);
+        for (name, value) in std::env::vars_os() {
+            if OF_TRANSPORT.contains(&name.as_encoded_bytes()) {
+                command.env(name, value);
+            }
+        }
+        // No program that a URL could name, and no repository of this machine.
+        command.env("GIT_ALLOW_PROTOCOL", "ssh:https:http:git");
+        self.gather(command, Vec::new(), Some(FETCH_WITHIN)).map(|_| ())
+    }
+
     /// The whole standard output of a command that must succeed.
     pub fn run<I, S>(&self, args: I) -> Result<Vec<u8>, GitError>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = self.command(args);
+        self.gather(self.command(args), Vec::new(), None)
+    }
+
+    /// The same for a command that reads `input`.
+    pub fn run_with<I, S>(&self, args: I, input: Vec<u8>) -> Result<Vec<u8>, GitError>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.gather(self.command(args), input, None)
+    }
+
+    fn gather(
+        &self,
+        mut command: Command,
+        input: Vec<u8>,
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, GitError> {
         let action = action(&command);
-        let mut child = spawn(command.stdin(Stdio::null()))?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        // Both at once: git stops when either pipe is full.
-        let (output, message) = std::thread::scope(|scope| {
+        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        let mut child = spawn(command.stdin(stdin))?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (ended, end) = mpsc::channel::<()>();
+        // All at once: git stops when any pipe is full.
+        let (output, message, late) = std::thread::scope(|scope| {
             let message = scope.spawn(move || read_bounded(stderr, MAX_STDERR_BYTES));
-            (read_bounded(stdout, MAX_OUTPUT_BYTES), message.join().unwrap_or_else(|_| Ok(Vec::new())))
+            let output = scope.spawn(move || {
+                // Whoever waits hears of the end when this goes.
+                let _ended = ended;
+                read_bounded(stdout, MAX_OUTPUT_BYTES)
+            });
+            // Git that ended early says why itself.
+            let fed = scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
+            let late =
+                limit.is_some_and(|limit| end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout));
+            if late {
+                // It may have ended just now.
+                let _ = child.kill();
+            }
+            let _ = fed.join();
+            let joined = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|_| Ok(Vec::new()))
+            };
+            (joined(output), joined(message), late)
         });
         let status = child.wait().map_err(GitError::Io)?;
         let (output, message) = (output.map_err(GitError::Io)?, message.map_err(GitError::Io)?);
         if status.success() && output.len() as u64 <= MAX_OUTPUT_BYTES {
             return Ok(output);
         }
-        let message = String::from_utf8_lossy(&message).trim().to_owned();
+        let message = if late {
+            "it took too long".to_owned()
+        } else {
+            String::from_utf8_lossy(&message).trim().to_owned()
+        };
         Err(GitError::Failed { action, root: self.root.clone(), message })
     }
 

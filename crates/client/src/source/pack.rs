@@ -94,6 +94,14 @@ pub(super) fn pack<W: Write>(entries: &[Entry], contents: &mut dyn Contents, to:
     nar.finish().map_err(failed)
 }
 
+/// Writes the NAR of a single file or link.
+pub(super) fn pack_leaf<W: Write>(entry: &Entry, contents: &mut dyn Contents, to: W) -> Result<W, PackError> {
+    let failed = |source| unpackable(entry.as_path(), source);
+    let mut nar = NarWriter::new(to).map_err(failed)?;
+    leaf(&mut nar, entry, contents)?;
+    nar.finish().map_err(failed)
+}
+
 fn close<W: Write>(nar: &mut NarWriter<W>, open: &mut Vec<&[u8]>, to: usize) -> Result<(), NarWriteError> {
     while open.len() > to {
         open.pop();

@@ -1,14 +1,9 @@
 //! From a location to a packed source: which tree, which facts, one NAR in a private file.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use fleet_wire::v1;
-use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use super::caveat::{self, Tree};
 use super::directory;
@@ -17,20 +12,20 @@ use super::git::{Git, GitError};
 use super::locate::Location;
 use super::objects::Objects;
 use super::pack::{self, Contents, PackError};
-use super::tree::{self, Entry};
+use super::spool::{FillError, Spool, SpoolError};
+use super::tree::{self, Entry, EntryKind};
 use super::work_tree::{self, WorkTree};
 
-const SPOOL_PREFIX: &str = "source-";
-/// A spool this old belongs to a process that was killed.
-const STALE_AFTER: Duration = Duration::from_hours(24);
+/// Longest flake.lock: a hundred times what is seen.
+const MAX_LOCK_BYTES: u64 = 16 << 20;
 
 /// A flake tree as one NAR in a private file, gone with this value.
 #[derive(Debug)]
 pub struct PackedSource {
-    spool: NamedTempFile,
-    nar_hash: [u8; 32],
-    nar_size: u64,
+    spool: Spool,
     facts: Facts,
+    /// The content of flake.lock, when the flake has one.
+    lock: Option<Vec<u8>>,
     /// Set when tracked files differ from the last commit.
     pub dirty: bool,
     /// Sentences for the user.
@@ -69,15 +64,21 @@ pub enum SourceError {
     /// A directory has no past.
     #[error("{path} has no earlier revisions: it is not a git repository", path = .0.display())]
     NoHistory(PathBuf),
+    /// A lock file that no Nix wrote.
+    #[error("{path} is larger than {MAX_LOCK_BYTES} bytes", path = .0.display())]
+    HugeLock(PathBuf),
     /// The file for the NAR.
-    #[error("cannot create a file in {directory}", directory = directory.display())]
-    Spool {
-        /// Where.
-        directory: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+impl From<FillError> for SourceError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Spool(error) => Self::Spool(error),
+            FillError::Pack(error) => Self::Pack(error),
+        }
+    }
 }
 
 impl PackedSource {
@@ -88,12 +89,17 @@ impl PackedSource {
 
     /// Whether a flake would see the same in both.
     pub fn is_same_source(&self, other: &Self) -> bool {
-        self.nar_hash == other.nar_hash && self.facts == other.facts
+        self.nar_hash() == other.nar_hash() && self.facts == other.facts
     }
 
     /// SHA-256 of the NAR.
     pub fn nar_hash(&self) -> &[u8; 32] {
-        &self.nar_hash
+        &self.spool.nar_hash
+    }
+
+    /// The content of flake.lock.
+    pub fn lock(&self) -> Option<&[u8]> {
+        self.lock.as_deref()
     }
 
     /// The commit, when the tree is exactly one.
@@ -101,11 +107,11 @@ impl PackedSource {
         self.facts.rev.as_deref()
     }
 
-    /// As it is sent, once the chunks of the NAR are known.
+    /// As it is sent, once the chunks of the NAR are known; without inputs.
     pub fn to_wire(&self, manifest: v1::Manifest) -> v1::Source {
         v1::Source {
-            nar_hash: self.nar_hash.to_vec().into(),
-            nar_size: self.nar_size,
+            nar_hash: self.nar_hash().to_vec().into(),
+            nar_size: self.spool.nar_size,
             rev: self.facts.rev.clone().unwrap_or_default(),
             rev_count: self.facts.rev_count.unwrap_or(0),
             last_modified: self.facts.last_modified,
@@ -151,17 +157,13 @@ pub fn pack_base(
     }
 }
 
-/// Removes what killed processes left.
-pub fn sweep_spools(spools: &Path) {
-    let Ok(entries) = fs::read_dir(spools) else { return };
-    for entry in entries.flatten() {
-        let ours = entry.file_name().as_encoded_bytes().starts_with(SPOOL_PREFIX.as_bytes());
-        let age = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = age.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-        if ours && age.is_some_and(|age| age > STALE_AFTER) {
-            // Another process may have been faster.
-            let _ = fs::remove_file(entry.path());
-        }
+/// The branch that the flake is of, as far as the reference or git knows one.
+pub fn branch(flake: &FlakeRef, location: &Location) -> Option<String> {
+    let short = |name: &str| name.strip_prefix("refs/heads/").unwrap_or(name).to_owned();
+    match location {
+        Location::Directory { .. } => None,
+        Location::Repository { .. } if flake.commit.is_some() => flake.branch.as_deref().map(short),
+        Location::Repository { root, .. } => Git::new(root).branch(),
     }
 }
 
@@ -198,7 +200,7 @@ impl History<'_> {
         };
         let notes = caveat::find(self.git, if dirty { Tree::Dirty } else { Tree::Clean })?;
         let contents = &mut WorkTree::new(self.git.root());
-        Ok(PackedSource { dirty, notes, ..spool(&entries, contents, facts, spools)? })
+        Ok(PackedSource { dirty, notes, ..packed(&entries, contents, facts, spools)? })
     }
 
     fn pack_commit(&self, name: &str, spools: &Path) -> Result<PackedSource, SourceError> {
@@ -209,7 +211,7 @@ impl History<'_> {
         }
         let notes = caveat::find(self.git, Tree::Commit(&rev))?;
         let contents = &mut Objects::open(self.git)?;
-        Ok(PackedSource { notes, ..spool(&entries, contents, self.facts(&rev)?, spools)? })
+        Ok(PackedSource { notes, ..packed(&entries, contents, self.facts(&rev)?, spools)? })
     }
 
     fn facts(&self, rev: &str) -> Result<Facts, GitError> {
@@ -233,49 +235,40 @@ fn pack_directory(root: &Path, subdir: &str, spools: &Path) -> Result<PackedSour
         return Err(missing(subdir, root.display().to_string()));
     }
     let facts = Facts { last_modified: listing.modified, subdir: subdir.to_owned(), ..Facts::default() };
-    spool(&listing.entries, &mut WorkTree::new(root), facts, spools)
+    packed(&listing.entries, &mut WorkTree::new(root), facts, spools)
 }
 
-fn spool(
+fn packed(
     entries: &[Entry],
     contents: &mut dyn Contents,
     facts: Facts,
     spools: &Path,
 ) -> Result<PackedSource, SourceError> {
-    let failed = |source| SourceError::Spool { directory: spools.to_owned(), source };
-    fs::create_dir_all(spools).map_err(failed)?;
-    // Readable by its owner only, as a flake may hold secrets.
-    let file =
-        tempfile::Builder::new().prefix(OsStr::new(SPOOL_PREFIX)).tempfile_in(spools).map_err(failed)?;
-    let counting = Counting { to: BufWriter::with_capacity(256 * 1024, file), hash: Sha256::new(), size: 0 };
-    let counting = pack::pack(entries, contents, counting)?;
-    let file = counting.to.into_inner().map_err(|error| failed(error.into_error()))?;
-    Ok(PackedSource {
-        spool: file,
-        nar_hash: counting.hash.finalize().into(),
-        nar_size: counting.size,
-        facts,
-        dirty: false,
-        notes: Vec::new(),
-    })
+    let lock = lock(entries, contents, &facts.subdir)?;
+    let spool = Spool::fill(spools, |to| pack::pack(entries, contents, to).map(|_| ()))?;
+    Ok(PackedSource { spool, facts, lock, dirty: false, notes: Vec::new() })
 }
 
-/// Hashes and counts what passes.
-struct Counting<W> {
-    to: W,
-    hash: Sha256,
-    size: u64,
-}
-
-impl<W: Write> Write for Counting<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.size += written as u64;
-        Ok(written)
+/// The lock file as the evaluator will find it in the tree.
+fn lock(
+    entries: &[Entry],
+    contents: &mut dyn Contents,
+    subdir: &str,
+) -> Result<Option<Vec<u8>>, SourceError> {
+    let path = Path::new(subdir).join("flake.lock");
+    let is_file = |entry: &&Entry| matches!(entry.kind, EntryKind::Regular | EntryKind::Executable);
+    let Some(entry) = entries.iter().filter(is_file).find(|entry| entry.as_path() == path) else {
+        return Ok(None);
+    };
+    let content = contents.open(entry)?;
+    if content.size > MAX_LOCK_BYTES {
+        return Err(SourceError::HugeLock(path));
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
+    let mut lock = Vec::new();
+    content
+        .bytes
+        .take(content.size)
+        .read_to_end(&mut lock)
+        .map_err(|source| PackError::read(entry, source))?;
+    Ok(Some(lock))
 }

@@ -36,6 +36,11 @@ impl Entry {
         Path::new(OsStr::from_bytes(&self.path))
     }
 
+    /// Whether it is a directory with nothing in it.
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind == EntryKind::EmptyDirectory
+    }
+
     /// The parts of the path.
     pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
         self.path.split(|&byte| byte == b'/')
