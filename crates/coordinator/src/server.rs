@@ -219,7 +219,7 @@ impl Coordinator {
 
     /// What is served to plain HTTP clients.
     fn pages(&self, gatekeeper: Gatekeeper, signer: Arc<Signer>) -> Pages {
-        let shelf = Shelf::new(&self.objects);
+        let shelf = Shelf::new(self.paths.clone(), self.objects.chunks());
         Pages::new(gatekeeper, self.config.cache.clone(), signer, shelf, self.logs.clone())
     }
 
