@@ -45,6 +45,8 @@ enum Output {
 /// What a builder sees and makes.
 #[derive(Debug)]
 pub(crate) struct Execution {
+    /// The derivation.
+    pub(crate) drv: StorePath,
     /// Store paths that it is given; it sees their closures.
     pub(crate) inputs: Vec<StorePath>,
     /// Paths that its derivation names; none for outputs that float.
@@ -259,6 +261,7 @@ impl Derivations {
             .map_err(|e| DerivationsError::Unresolved(name, e))?;
         let outputs = derivation.outputs.keys();
         Ok(Execution {
+            drv: path,
             inputs: basic.input_srcs.iter().cloned().collect(),
             outputs: outputs.map(|output| derivation.output_path(output).cloned()).collect(),
             floating: derivation
@@ -268,6 +271,18 @@ impl Derivations {
                 .map(|output| output.path_name(&derivation.name))
                 .collect(),
         })
+    }
+
+    /// Whether a derivation answers for it that what this output names is not needed.
+    pub(crate) fn discards_references(&self, drv: &StorePath, output: &StorePath) -> bool {
+        let discards = || {
+            let derivation = self.parse(drv, self.known.get(&DrvPath::from(drv.as_str()))?).ok()?;
+            let attributes = derivation.attributes().ok()?;
+            let mut names = derivation.outputs.keys();
+            let name = names.find(|name| derivation.output_path(name) == Some(output))?;
+            Some(attributes.discards_references(name.as_str()))
+        };
+        discards().unwrap_or(false)
     }
 
     /// Fills in what the deriver says about a path.

@@ -141,7 +141,10 @@ impl Coordinator {
         let standby = if config.standby { Standby::Wait } else { Standby::Refuse };
         let journal = fleet_journal::open(&config.location(), standby).await.map_err(RestoreFailed::from)?;
         let keys = InternalKeys::load(&internal_key_files(&config), state)?;
-        let shell = Shell::open(settings(&config, &keys), journal, index, logs.clone()).await?.spawn();
+        let mut shell = Shell::open(settings(&config, &keys), journal, index, logs.clone()).await?;
+        let kept: Vec<StorePath> = paths.kept().into_iter().map(|(path, _)| path).collect();
+        shell.take_stock(&kept).await?;
+        let shell = shell.spawn(Some(paths.clone()));
         tokio::spawn(tell_forgotten(damaged, shell.inputs.clone()));
         let directory = shell.registry.clone();
         Ok(Self { shell, directory, objects, paths, keys, logs, config })

@@ -10,6 +10,7 @@ mod inbound;
 mod known;
 mod locate;
 mod outbound;
+mod publishing;
 mod registry;
 mod relays;
 mod restore;
@@ -46,14 +47,15 @@ use crate::derivations::Derivations;
 use crate::feed::Feeds;
 use crate::log_index::LogIndex;
 use crate::logs::LogWriter;
+use crate::paths::{Expected, PathTable};
 
 use acks::Acks;
 use round::Round;
 use runs::RunTable;
 use timers::Timers;
 
-pub(crate) use known::Admission;
 pub(crate) use locate::{Found, LocateAnswer, LocateQuestion};
+pub(crate) use publishing::Published;
 pub(crate) use relays::{ASK_AGAIN, RELAYED_WITHIN};
 pub use restore::RestoreFailed;
 pub(crate) use rights::{Asking, Right};
@@ -100,11 +102,13 @@ pub(crate) enum Input {
     /// Where can these paths be had?
     Locate(Box<LocateQuestion>, Reply<LocateAnswer>),
     /// May this path be brought?
-    MayKeep(Asking, Box<PathInfo>, Reply<Admission>),
+    MayKeep(Asking, Box<PathInfo>, Reply<Expected>),
     /// May these paths be read, and these chunks of the source of an eval job?
     MayRead(Asking, Vec<StorePath>, Vec<Bytes>, Reply<()>),
     /// The bytes of a path are here from now on, or are no more.
     Kept(StorePath, bool, Reply<()>),
+    /// A target's closure was published, or cannot be.
+    Published(Box<Published>),
 }
 
 /// What the shell needs to know.
@@ -155,6 +159,7 @@ pub(crate) struct Shell {
     relays: relays::Relays,
     hints: known::Hints,
     unreachable: locate::Unreachable,
+    publisher: Option<publishing::Publisher>,
     timers: Timers,
     registry: Registry,
     durable_registry: watch::Sender<Arc<Registry>>,
@@ -168,6 +173,8 @@ struct Realising {
     epoch: Epoch,
     /// Its toplevel.
     path: Option<StorePath>,
+    /// Whether its closure is to be published.
+    publish: bool,
 }
 
 /// The core's time: it goes on where it was before a restart.
@@ -211,10 +218,20 @@ impl Shell {
         Ok(shell)
     }
 
+    /// What is really kept, before anything is said of it.
+    pub(crate) async fn take_stock(&mut self, kept: &[StorePath]) -> Result<(), RestoreFailed> {
+        let mut round = Round::default();
+        for record in self.known.take_stock(kept) {
+            self.learnt(Some(record), &mut round);
+        }
+        Ok(self.finish(round, || false).await?)
+    }
+
     /// Starts the shell's task; it ends when every sender is gone, or when it cannot go on. No watcher of a run
     /// waits on after that.
-    pub(crate) fn spawn(self) -> Handle {
+    pub(crate) fn spawn(mut self, paths: Option<PathTable>) -> Handle {
         let (inputs, received) = mpsc::channel(INPUTS);
+        self.publisher = paths.map(|table| publishing::Publisher { table, shell: inputs.downgrade() });
         let handle = Handle {
             inputs,
             feeds: self.feeds.clone(),

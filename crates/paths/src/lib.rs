@@ -8,6 +8,7 @@ pub mod collector;
 mod record;
 mod refusal;
 pub mod roots;
+mod snapshot;
 mod table;
 mod walk;
 

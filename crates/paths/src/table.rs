@@ -1,6 +1,6 @@
 //! The table itself. Owns every path that was heard of: what it is, who has it, whether its bytes are here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use fleet_nix::{PathInfo, PublicKey, StoreDir, StorePath};
@@ -46,6 +46,13 @@ pub enum Standing {
 /// A path by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(u32);
+
+impl Id {
+    /// Whoever adds a path asks for room first, and the limit is far below.
+    pub(crate) fn from_number(number: usize) -> Self {
+        Self(u32::try_from(number).expect("the limit of paths fits"))
+    }
+}
 
 /// A worker by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -203,6 +210,17 @@ impl Table {
         self.set_kept(path, false).then(|| Record::Forgotten(path.clone()))
     }
 
+    /// Makes the bytes of exactly these paths count as here, as far as they are known.
+    pub fn take_stock(&mut self, here: &[StorePath]) -> Vec<Record> {
+        let here: HashSet<&StorePath> = here.iter().collect();
+        let counts = |entry: &&Entry| entry.known.as_ref().is_some_and(|known| known.kept);
+        let gone = self.entries.iter().filter(counts).filter(|entry| !here.contains(&entry.path));
+        let gone: Vec<StorePath> = gone.map(|entry| entry.path.clone()).collect();
+        let mut records: Vec<Record> = gone.iter().filter_map(|path| self.forgotten(path)).collect();
+        records.extend(here.into_iter().filter_map(|path| self.kept(path)));
+        records
+    }
+
     /// Names of the workers that have a path.
     pub fn holders(&self, path: &StorePath) -> impl Iterator<Item = &Arc<str>> {
         let known = self.id(path).and_then(|id| self.known(id));
@@ -246,7 +264,7 @@ impl Table {
         let (mut holders, mut kept, mut execution, mut origin) = (BTreeSet::new(), false, execution, origin);
         if let Some(earlier) = earlier {
             (holders, kept) = (earlier.holders, earlier.kept);
-            execution = execution.or(earlier.execution);
+            execution = earlier.execution.or(execution);
             origin = origin.max(earlier.origin);
         }
         holders.extend(holder);
@@ -286,8 +304,7 @@ impl Table {
         if let Some(id) = self.ids.get(path) {
             return *id;
         }
-        // Whoever adds asks for room first, and the limit is far below.
-        let id = Id(u32::try_from(self.entries.len()).expect("the limit of paths fits"));
+        let id = Id::from_number(self.entries.len());
         self.entries.push(Entry { path: path.clone(), known: None });
         self.ids.insert(path.clone(), id);
         id
@@ -327,3 +344,6 @@ impl Table {
 pub(crate) fn agree(one: &PathInfo, other: &PathInfo) -> bool {
     (&one.nar_hash, one.nar_size, &one.references) == (&other.nar_hash, other.nar_size, &other.references)
 }
+
+#[cfg(test)]
+mod tests;

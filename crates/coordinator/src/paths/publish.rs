@@ -23,7 +23,8 @@ impl PathTable {
         upstream: &HashSet<StorePath>,
     ) -> Result<(), PathsError> {
         self.usage.use_paths(paths);
-        let news = paths.iter().filter(|path| !self.index.is_published(path)).cloned();
+        let mut news = paths.to_vec();
+        news.retain(|path| !self.index.is_published(path));
         let summaries = futures::stream::iter(news).map(|path| async move {
             let summary = self.summary(&path).await?;
             let summary = summary.ok_or_else(|| PathsError::NotKept { path: path.to_string() })?;
@@ -48,7 +49,10 @@ impl PathTable {
             if let Some(lost) = ready.iter().find(|path| !self.index.has(path)) {
                 return Err(PathsError::NotKept { path: lost.to_string() });
             }
-            let marks = ready.iter().map(|path| self.published.set(path.as_str()));
+            let mut marks = Vec::with_capacity(ready.len());
+            for path in &ready {
+                marks.push(self.published.set(path.as_str()));
+            }
             futures::stream::iter(marks).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             for path in &ready {
                 waiting.remove(path);

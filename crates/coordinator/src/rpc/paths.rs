@@ -16,7 +16,7 @@ use crate::access::Caller;
 use crate::infos;
 use crate::internal_key::InternalKeys;
 use crate::paths::{Expected, PathTable, PathsError};
-use crate::shell::{ASK_AGAIN, Admission, Asking, Input, LocateAnswer, LocateQuestion, RELAYED_WITHIN, Reply};
+use crate::shell::{ASK_AGAIN, Asking, Input, LocateAnswer, LocateQuestion, RELAYED_WITHIN, Reply};
 
 mod located;
 
@@ -60,8 +60,7 @@ impl v1::paths_server::Paths for PathsService {
         // Kept one after the other: a path never without those before it.
         let verified = request.into_inner().map(|path| async {
             let path = path?;
-            let Admission { candidates, upstream, .. } = self.admit(worker.clone(), &path).await?;
-            let expected = Expected { candidates, upstream, discards: false };
+            let expected = self.admit(worker.clone(), &path).await?;
             let name = path.info.as_ref().map(|info| info.path.clone()).unwrap_or_default();
             Ok::<_, Status>((name, self.table.verify(path, Some(expected)).await.map_err(refused)?))
         });
@@ -150,7 +149,7 @@ impl v1::paths_server::Paths for PathsService {
 
 impl PathsService {
     /// Asks the shell whether the worker may bring this path, now.
-    async fn admit(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<Admission, Status> {
+    async fn admit(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<Expected, Status> {
         let earlier = v1::WorkRight {
             lease: path.lease,
             eval_job: path.eval_job,

@@ -3,8 +3,11 @@
 
 use fleet_core::{Effect, Event, Fleet};
 use fleet_journal::{Entry, JournalError};
+use fleet_nix::StoreDir;
+use fleet_paths::Table;
 
 use super::Shell;
+use super::known::MAX_KNOWN;
 use super::round::Round;
 use super::sessions::Rejoin;
 use crate::derivations::{Derivations, MAX_BYTES};
@@ -13,6 +16,15 @@ use crate::rpc::status;
 
 /// Entries that are not worth it.
 const FEW: usize = 50_000;
+
+/// The table that these records make.
+fn remembered(records: Vec<fleet_paths::Record>) -> Table {
+    let mut known = Table::new(StoreDir::default(), MAX_KNOWN);
+    for record in records {
+        known.apply(record);
+    }
+    known
+}
 
 impl Shell {
     /// Compacts, if it is worth it and nothing is going on. A full disk is no reason to stop: there is another time.
@@ -32,6 +44,8 @@ impl Shell {
             entries.push(state.kept(run, state.request.clone()));
             entries.extend(state.feed.all().iter().map(|event| kept::event(&state.feed.origin().run, event)));
         }
+        let known = self.known.snapshot();
+        entries.extend(known.iter().map(kept::path));
         let Ok(fleet) = Fleet::restore(self.settings.fleet.clone(), records) else {
             tracing::error!("the core cannot be condensed; its whole history stays");
             self.appended = 0;
@@ -48,6 +62,7 @@ impl Shell {
         }
         self.appended = 0;
         self.fleet = fleet;
+        self.known = remembered(known);
         self.begin_anew().await
     }
 

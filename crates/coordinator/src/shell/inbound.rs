@@ -254,6 +254,9 @@ impl Shell {
             }
             self.tell(run, Seen::PathInfos(v1::PathInfos { infos }), round);
         }
+        if message.done && self.publishes(worker, &message) {
+            return Ok(None);
+        }
         if message.done {
             self.realises.remove(&job);
         }

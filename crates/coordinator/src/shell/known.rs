@@ -15,21 +15,13 @@ use super::{Asking, Input, Right, Shell};
 use crate::derivations::Execution;
 use crate::infos;
 use crate::kept;
+use crate::paths::Expected;
 use crate::rpc::status;
 
 /// Paths that are known at a time.
 pub(super) const MAX_KNOWN: usize = 1 << 21;
 /// Paths in one message of who has what.
 const MAX_HELD: usize = 65_536;
-
-/// A path that somebody may bring.
-#[derive(Clone, Debug)]
-pub(crate) struct Admission {
-    /// All that its bytes may name.
-    pub(crate) candidates: Vec<StorePath>,
-    /// Of its references those that an upstream cache serves: they need not be here before it.
-    pub(crate) upstream: BTreeSet<StorePath>,
-}
 
 impl Shell {
     /// Notes what the table learnt.
@@ -135,7 +127,8 @@ impl Shell {
         for info in infos {
             let named = execution.makes(&info.path);
             let named = named.ok_or_else(|| ReportRefused::Form(format!("{} is no output of the step", info.path)))?;
-            outputs.push((info, named));
+            // Not by the worker's word: its derivation says more of it later.
+            outputs.push((PathInfo { deriver: Some(execution.drv.clone()), ..info }, named));
         }
         if outputs.is_empty() {
             return Ok(());
@@ -231,13 +224,14 @@ impl Shell {
                 self.set_kept(&path, here, round);
                 round.answer(reply, Ok(()));
             }
+            Input::Published(published) => self.published(*published, round),
             // The others are taken elsewhere.
             _ => {}
         }
     }
 
     /// Whether a path may be brought, and what it may name.
-    pub(super) fn may_keep(&mut self, asking: &Asking, info: PathInfo, round: &mut Round) -> Result<Admission, Status> {
+    pub(super) fn may_keep(&mut self, asking: &Asking, info: PathInfo, round: &mut Round) -> Result<Expected, Status> {
         let worker = self.entitled(asking)?;
         let path = info.path.clone();
         match asking.right {
@@ -269,7 +263,9 @@ impl Shell {
         let upstream = |reference: &&StorePath| self.known.standing(reference) == Standing::Upstream;
         let upstream = info.references.iter().filter(upstream).cloned().collect();
         let candidates = self.known.scan_candidates(&path).unwrap_or_default();
-        Ok(Admission { candidates, upstream })
+        let deriver = self.known.info(&path).and_then(|(known, _)| known.deriver.clone());
+        let discards = deriver.is_some_and(|drv| self.derivations.discards_references(&drv, &path));
+        Ok(Expected { candidates, upstream, discards })
     }
 
     /// The execution of the lease's open step that makes a path.

@@ -34,15 +34,15 @@ impl Shell {
             Command::Resume => ToWorker::Resume(v1::Resume {}),
             Command::EndSession { session, end } => return self.cut(session, &end, round),
             Command::Realise { job, epoch, path, run, closure, publish } => {
-                let toplevel = path.as_str().parse().ok();
-                self.realises.insert(job, Realising { run, worker, epoch, path: toplevel });
+                let (toplevel, publish) = (path.as_str().parse().ok(), publish == Publish::Wanted);
+                self.realises.insert(job, Realising { run, worker, epoch, path: toplevel, publish });
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
                     epoch: epoch.0,
                     path: path.to_string(),
                     closure: closure == Closure::Wanted,
                     run: self.runs.name(run),
-                    publish: publish == Publish::Wanted,
+                    publish,
                 })
             }
             Command::Prefetch { drv, lease, epoch } => {

@@ -173,6 +173,7 @@ impl Shell {
             relays: Relays::new(first_session),
             hints: BTreeMap::new(),
             unreachable: Unreachable::default(),
+            publisher: None,
             timers: Timers::default(),
             durable_registry: watch::Sender::new(Arc::new(registry.clone())),
             registry,

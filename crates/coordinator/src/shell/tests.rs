@@ -74,7 +74,7 @@ impl Stage {
         let directory = tempfile::tempdir().expect("temporary directory");
         let (store, broken) = (MemoryStore::default(), Arc::default());
         let shell = shell(&store, &broken, directory.path()).await;
-        Self { handle: shell.spawn(), store, broken, directory }
+        Self { handle: shell.spawn(None), store, broken, directory }
     }
 
     fn break_by(&self, how: Broken) {
@@ -114,7 +114,13 @@ async fn shell(
     let logs = LogWriter::open(directory.join("logs")).expect("opens");
     let index = LogIndex::open(&directory.join("index"), "1").expect("opens");
     let journal = Scripted { inner: store.open(), broken: broken.clone() };
-    let settings = Settings { fleet: FleetConfig::default(), heartbeat_ms: 10_000, upload_outputs: false };
+    let settings = Settings {
+        fleet: FleetConfig::default(),
+        heartbeat_ms: 10_000,
+        upload_outputs: false,
+        internal_keys: Vec::new(),
+        upstream_keys: Vec::new(),
+    };
     Shell::open(settings, Box::new(journal), index, logs).await.expect("opens")
 }
 

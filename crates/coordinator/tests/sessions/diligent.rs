@@ -102,6 +102,7 @@ impl Diligent {
                     done,
                     infos,
                     failure: None,
+                    missing: Vec::new(),
                 }))
                 .await;
             }

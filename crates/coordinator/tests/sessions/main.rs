@@ -516,7 +516,7 @@ async fn chunks_are_checked_and_absent_ones_named() {
     let forged = v1::Chunk { digest: vec![1; 32].into(), frame: vec![0; 10].into() };
     let status = client.put(futures::stream::iter([forged])).await.expect_err("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
-    let absent = v1::GetRequest { digests: vec![vec![1; 32].into()] };
+    let absent = v1::GetRequest { digests: vec![vec![1; 32].into()], ..v1::GetRequest::default() };
     let mut frames = client.get(absent).await.expect("a stream").into_inner();
     assert_eq!(frames.message().await.expect_err("absent").code(), Code::NotFound);
 }

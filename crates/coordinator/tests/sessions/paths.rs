@@ -144,7 +144,7 @@ async fn what_is_no_chunk_is_refused_and_the_connection_serves_on() {
     let many = vec![good.digest.clone(); 65_537];
     let status = within(chunks.find_missing(v1::FindMissingRequest { digests: many.clone() })).await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
-    let status = within(chunks.get(v1::GetRequest { digests: many })).await;
+    let status = within(chunks.get(v1::GetRequest { digests: many, ..v1::GetRequest::default() })).await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
     let mut paths = v1::paths_client::PathsClient::new(channel.clone());
     let many = vec!["00000000000000000000000000000000-x".to_owned(); 65_537];

@@ -254,7 +254,8 @@ pub(crate) fn reported(lease: &v1::Lease, outcome: v1::OutcomeClass, step: &Step
         outcome: outcome.into(),
         message: String::new(),
         duration_ms: 5,
-        outputs: vec![v1::BuiltOutput { name: "out".to_owned(), path: step.output.clone() }],
+        outputs: vec![v1::BuiltOutput { name: "out".to_owned(), path: step.output.clone(), info: None }],
+        missing: Vec::new(),
     }
 }
 
