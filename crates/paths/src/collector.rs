@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use fleet_nix::StorePath;
 use serde::{Deserialize, Serialize};
 
-use recent::Recent;
+use recent::{MAX_RECENT, Recent};
 
 /// Condemned chunks at a time; further ones are condemned when these are gone.
 const MAX_CONDEMNED: usize = 1 << 22;
@@ -96,8 +96,8 @@ impl Collector {
             settled_at: now + i64::from(in_flight_s),
             paths: condemned.paths.into_iter().map(|(path, age)| (path, since(age))).collect(),
             chunks: condemned.chunks.into_iter().map(|(key, age)| (key, since(age))).collect(),
-            recent_paths: Recent::new(now),
-            recent_chunks: Recent::new(now),
+            recent_paths: Recent::new(now, MAX_RECENT),
+            recent_chunks: Recent::new(now, MAX_RECENT),
             held: HashMap::new(),
             pass: None,
         }
@@ -148,12 +148,12 @@ impl Collector {
 
     /// Begins a pass: condemns the paths of `kept` that neither `roots` nor what was used lately leads to, and answers
     /// those that are needed.
-    pub fn begin<'a>(
+    pub fn begin<'a, 'r>(
         &mut self,
         now: i64,
         grace_s: u64,
         kept: &'a [KeptPath],
-        roots: impl IntoIterator<Item = &'a StorePath>,
+        roots: impl IntoIterator<Item = &'r StorePath>,
     ) -> HashSet<&'a StorePath> {
         self.pass = None;
         self.turn(now);

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::hash::Hash;
 
 /// Things of one generation.
-const MAX_RECENT: usize = 1 << 21;
+pub(super) const MAX_RECENT: usize = 1 << 21;
 
 #[derive(Clone, Debug)]
 pub(super) struct Recent<K> {
     now: Generation<K>,
     before: Generation<K>,
     turned_at: i64,
+    limit: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -27,12 +28,12 @@ impl<K> Generation<K> {
 }
 
 impl<K: Eq + Hash> Recent<K> {
-    pub(super) fn new(now: i64) -> Self {
-        Self { now: Generation::new(), before: Generation::new(), turned_at: now }
+    pub(super) fn new(now: i64, limit: usize) -> Self {
+        Self { now: Generation::new(), before: Generation::new(), turned_at: now, limit }
     }
 
     pub(super) fn add(&mut self, key: K) {
-        if self.now.used.len() < MAX_RECENT {
+        if self.now.used.len() < self.limit {
             self.now.used.insert(key);
         } else {
             self.now.overflowed = true;
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_was_used_within_the_period_is_remembered_and_what_is_older_than_two_is_not() {
-        let mut recent = Recent::new(0);
+        let mut recent = Recent::new(0, 100);
         for now in 0..1000 {
             recent.turn(now, 10);
             recent.add(now);
@@ -86,8 +87,8 @@ mod tests {
 
     #[test]
     fn with_too_much_in_use_everything_counts_as_used() {
-        let mut recent = Recent::new(0);
-        for key in 0..=MAX_RECENT {
+        let mut recent = Recent::new(0, 9);
+        for key in 0..10 {
             recent.add(key);
         }
         assert!(recent.has(&usize::MAX));
