@@ -42,10 +42,8 @@ async fn evaluate(context: &Arc<Context>, outbox: &Outbox, job: v1::EvalJob) -> 
     };
     let no_source = |error: SourceError| (failure(error.code(), &error), hosts.clone());
     let source = job.source.as_ref().ok_or_else(|| no_source(SourceError::Incomplete("itself")))?;
-    let source = source::import(context, source).await.map_err(no_source)?;
-    // The evaluator reads it for as long as it runs.
-    let held = context.roots.guard([&source.path]).await;
-    let _held = held.map_err(|error| no_source(SourceError::Import(error)))?;
+    // The evaluator reads all of it for as long as it runs.
+    let (source, _held) = source::import(context, &job, source).await.map_err(no_source)?;
     let mut evaluator =
         start(context, &source).await.map_err(|error| (eval_failure(&error), hosts.clone()))?;
     match job.task {
