@@ -239,11 +239,8 @@ impl Machine {
             }
             Work::Realise(job, epoch, path) => {
                 let Some(worker) = worker else { return Done::default() };
-                let result = self.realise(path, around);
-                (
-                    vec![Event::Realised { worker, job: *job, epoch: *epoch, result, missing: Vec::new() }],
-                    false,
-                )
+                let (result, missing) = self.realise(path, around);
+                (vec![Event::Realised { worker, job: *job, epoch: *epoch, result, missing }], false)
             }
         };
         Done { reports: events.into_iter().map(|event| (None, event)).collect(), more }

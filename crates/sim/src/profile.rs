@@ -43,6 +43,14 @@ pub(crate) struct Profile {
     pub(crate) unheard: u64,
     /// Paths are collected, at most this often in all.
     pub(crate) collections: u64,
+    /// A machine that starts again has an empty store.
+    pub(crate) emptied: u64,
+    /// A worker cannot fetch from another.
+    pub(crate) unreachable: u64,
+    /// A worker takes paths to be lost that are not, or that it does not need.
+    pub(crate) mistaken: u64,
+    /// What a store holds at most, in bytes, until the world heals; 0 where nobody knows.
+    pub(crate) disk_bytes: u64,
     /// A run is cancelled.
     pub(crate) cancel: u64,
     /// A timer fires though nobody armed it.
@@ -81,6 +89,10 @@ impl Profile {
             condensations: some(random, 6),
             unheard: some(random, 300),
             collections: some(random, 4),
+            emptied: some(random, 800),
+            unreachable: some(random, 150),
+            mistaken: some(random, 150),
+            disk_bytes: if calm || random.chance(600) { 0 } else { random.within(1, 12) << 30 },
             cancel: some(random, 500),
             spurious: some(random, 100),
             latency_ms: if random.chance(700) { random.within(1, 60) } else { random.within(60, 2_000) },
@@ -112,6 +124,14 @@ impl Profile {
             workers_per_crashing_step: u32::try_from(random.within(1, 3)).unwrap_or(1),
             quarantine_after: random.index(4),
             quarantine_rest_ms: random.within(500, 20_000),
+            publish: random.chance(700),
+            prefetch: random.chance(700),
+            lost_attempts: if random.chance(100) {
+                0
+            } else {
+                u32::try_from(random.within(1, 3)).unwrap_or(1)
+            },
+            remember_sizes: if random.chance(200) { 0 } else { 1_000 },
             remember_failures: if random.chance(300) { 0 } else { random.index(8) + 1 },
             ..FleetConfig::default()
         }
@@ -124,7 +144,7 @@ impl Profile {
 
     /// From now on nothing fails any more.
     pub(crate) fn heal(&mut self) {
-        let Self { config, latency_ms, work_ms, .. } = self;
+        let Self { config, latency_ms, work_ms, disk_bytes, .. } = self;
         *self = Self {
             calm: true,
             transient: 0,
@@ -144,6 +164,10 @@ impl Profile {
             condensations: 0,
             unheard: 0,
             collections: 0,
+            emptied: 0,
+            unreachable: 0,
+            mistaken: 0,
+            disk_bytes: *disk_bytes,
             cancel: 0,
             spurious: 0,
             latency_ms: *latency_ms,

@@ -57,6 +57,10 @@ pub struct Summary {
     pub outages: usize,
     /// Sessions that workers opened.
     pub sessions: usize,
+    /// Lost outputs that were leased again.
+    pub remade: usize,
+    /// Times a worker was told to fetch ahead.
+    pub hints: usize,
 }
 
 impl AddAssign for Summary {
@@ -66,6 +70,8 @@ impl AddAssign for Summary {
         self.leases += other.leases;
         self.outages += other.outages;
         self.sessions += other.sessions;
+        self.remade += other.remade;
+        self.hints += other.hints;
     }
 }
 
@@ -217,8 +223,8 @@ pub fn watch(seed: u64, origin: Origin<'_>, watcher: Watcher<'_>) -> Result<Summ
     }
     let (events, at, outages) = (simulation.events, simulation.now, simulation.outages);
     result.map_err(|broken| Defeat { seed, event: events, at, broken })?;
-    let Witness { runs_over: runs, leases_sent: leases, sessions, .. } = simulation.witness;
-    Ok(Summary { events, runs, leases, outages, sessions })
+    let Witness { runs_over: runs, leases_sent: leases, sessions, remade, hints, .. } = simulation.witness;
+    Ok(Summary { events, runs, leases, outages, sessions, remade, hints })
 }
 
 impl Simulation<'_> {

@@ -5,14 +5,16 @@
 
 mod orders;
 mod runs;
+mod stores;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fleet_core::view::FleetView;
 use fleet_core::{
     Effect, Epoch, EvalJobId, EvalReport, Event, FleetConfig, Host, LeaseId, RealiseJobId, RunId,
-    StepOutcome, StepReport, Time, Timer, WorkerId,
+    StepOutcome, StepReport, System, Time, Timer, WorkerId,
 };
 
 use crate::contents::Contents;
@@ -21,6 +23,7 @@ use crate::profile::Profile;
 use crate::world::World;
 
 use runs::RunBook;
+use stores::Ended;
 use workers::Member;
 
 /// The books.
@@ -38,13 +41,29 @@ pub(crate) struct Witness {
     /// Contents that were being built when nobody wanted them any more.
     withdrawn: Contents,
     evals: BTreeMap<EvalJobId, Eval>,
-    realises: BTreeMap<RealiseJobId, Grant<RunId>>,
+    /// With the run and the node of the toplevel.
+    realises: BTreeMap<RealiseJobId, Grant<(RunId, Option<usize>)>>,
     /// Attempts of each content so far, and whether the last one runs.
     attempts: BTreeMap<usize, (u32, bool)>,
     /// Contents that a worker which may come back reported to have.
     holders: BTreeMap<usize, WorkerId>,
     /// Contents that some machine lost at some time.
     collected: Contents,
+    /// Events so far.
+    events: usize,
+    /// With which event each content was last made.
+    made: BTreeMap<usize, usize>,
+    /// Contents that the core was told of.
+    described: Contents,
+    /// Contents that are lost and not made again yet, and those of them that this event lost.
+    lost: Contents,
+    just_lost: Contents,
+    /// Contents that were ever taken to be lost: nobody looked whether what they are made of is there.
+    missed: Contents,
+    /// How large outputs were when they were last built.
+    sizes: BTreeMap<(Arc<str>, System), u64>,
+    /// Bytes that are kept for contents while they are leased.
+    reserved: BTreeMap<usize, u64>,
     /// Whether what was built was ever forgotten.
     condensed: bool,
     runs: BTreeMap<RunId, RunBook>,
@@ -54,6 +73,9 @@ pub(crate) struct Witness {
     pub(crate) runs_over: usize,
     pub(crate) leases_sent: usize,
     pub(crate) sessions: usize,
+    /// Lost contents that were leased again.
+    pub(crate) remade: usize,
+    pub(crate) hints: usize,
 }
 
 /// A right that one worker has.
@@ -61,6 +83,8 @@ pub(crate) struct Witness {
 struct Grant<T> {
     worker: WorkerId,
     epoch: Epoch,
+    /// The event with which it was granted.
+    since: usize,
     what: T,
 }
 
@@ -105,6 +129,14 @@ impl Witness {
             attempts: BTreeMap::new(),
             holders: BTreeMap::new(),
             collected: Contents::default(),
+            events: 0,
+            made: BTreeMap::new(),
+            described: Contents::default(),
+            lost: Contents::default(),
+            just_lost: Contents::default(),
+            missed: Contents::default(),
+            sizes: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             condensed: false,
             runs: BTreeMap::new(),
             late: BTreeSet::new(),
@@ -112,6 +144,8 @@ impl Witness {
             runs_over: 0,
             leases_sent: 0,
             sessions: 0,
+            remade: 0,
+            hints: 0,
         }
     }
 
@@ -124,6 +158,8 @@ impl Witness {
         self.condensed = true;
         self.attempts.clear();
         self.holders.clear();
+        self.made.clear();
+        (self.described, self.lost) = (Contents::default(), Contents::default());
     }
 
     /// Whether nobody wants anything.
@@ -146,7 +182,9 @@ impl Witness {
         effects: &[Effect],
     ) -> Result<(), String> {
         self.now = now;
+        self.events += 1;
         self.stale.clear();
+        self.just_lost = Contents::default();
         if let Event::WorkerJoined { worker, session, hello, holds } = event {
             self.joined(now, (*worker, *session), hello, holds, effects)?;
         }
@@ -154,6 +192,8 @@ impl Witness {
         hold(!refused || effects.is_empty(), "a report from no current holder changes nothing", || {
             format!("{event:?} had {effects:?}")
         })?;
+        self.measured(event, effects);
+        self.forgive(effects);
         let scene = Scene { world, machines, collected: self.collected };
         for run in self.runs.values_mut() {
             run.begin_event();
@@ -190,19 +230,30 @@ impl Witness {
                 // Definitions are facts whoever brings them; they may even make something ready.
                 let facts = matches!(report, EvalReport::HostEvaluated { result: Ok(told), .. }
                     if !told.new_steps.is_empty());
+                if let EvalReport::HostEvaluated { result: Ok(told), .. } = report {
+                    self.described(world, &told.wanted);
+                }
                 return self.eval_reported(*worker, *job, *epoch, report) || facts;
             }
             Event::StepReported { worker, lease, epoch, drv, report } => {
                 let Some(held) = current(&mut self.leases, lease, *worker, *epoch) else { return false };
-                let content = world.node_of(drv).map(|node| world.nodes[node].content);
+                let ended = world.node_of(drv).map(|node| Ended {
+                    node,
+                    content: world.nodes[node].content,
+                    since: held.since,
+                });
                 let StepReport::Ended { outcome, .. } = report else { return true };
-                let Some(content) = content.filter(|content| held.what.remove(content)) else { return false };
+                let Some(ended) = ended.filter(|ended| held.what.remove(&ended.content)) else {
+                    return false;
+                };
+                let content = ended.content;
                 if held.what.is_empty() {
                     self.leases.remove(lease);
                 }
                 if let StepOutcome::Built(_) | StepOutcome::AlreadyValid(_) = outcome {
                     self.holders.insert(content, *worker);
                 }
+                self.stored(world, *worker, &ended, report);
                 self.reflects(*worker, content, outcome);
             }
             Event::LeaseFinished { worker, lease, epoch } => {
@@ -213,9 +264,13 @@ impl Witness {
                     self.strike(*worker, content);
                 }
             }
-            Event::Realised { worker, job, epoch, .. } => {
-                let held = current(&mut self.realises, job, *worker, *epoch).is_some();
-                return held && self.realises.remove(job).is_some();
+            Event::Realised { worker, job, epoch, missing, .. } => {
+                let held = current(&mut self.realises, job, *worker, *epoch);
+                let Some((since, top)) = held.map(|held| (held.since, held.what.1)) else { return false };
+                self.realises.remove(job);
+                if let Some(top) = top {
+                    self.loses(world, top, true, since, missing);
+                }
             }
             Event::TimerFired { timer: Timer::WorkerAway(worker, session) } => {
                 self.stayed_away(self.now, *worker, *session);

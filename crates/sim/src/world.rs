@@ -24,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) content: usize,
     /// How it fails, whoever builds it.
     pub(crate) broken: Option<FailureClass>,
+    /// Of its outputs.
+    pub(crate) bytes: u64,
 }
 
 /// One flake tree.
@@ -134,7 +136,9 @@ impl World {
         assert!(number < Contents::MOST, "worlds are small");
         self.by_drv.insert(step.drv.clone(), number);
         let content = twin.unwrap_or(number);
-        self.nodes.push(Node { step, inputs, content, broken });
+        // Some are as small as what is predicted of what nobody knows, and some larger than a disk.
+        let bytes = (1 + number as u64 * number as u64 % 29) << 26;
+        self.nodes.push(Node { step, inputs, content, broken, bytes });
         for (_, output) in self.outputs(number) {
             self.by_output.insert(output, content);
         }
@@ -210,6 +214,16 @@ impl World {
         }
     }
 
+    /// Bytes of all these.
+    pub(crate) fn bytes(&self, contents: Contents) -> u64 {
+        contents.iter().map(|content| self.nodes[content].bytes).sum()
+    }
+
+    /// Whether a content is made in one way only.
+    pub(crate) fn is_made_once(&self, content: usize) -> bool {
+        self.nodes.iter().filter(|node| node.content == content).count() == 1
+    }
+
     /// Nodes to build for `top` where this is valid, inputs before their users.
     pub(crate) fn missing(&self, valid: Contents, top: usize) -> BTreeSet<usize> {
         let there = |node: usize| {
@@ -241,8 +255,7 @@ impl World {
 
     /// Whether each content that can matter for `top` is made in one way only.
     pub(crate) fn is_plain(&self, top: usize) -> bool {
-        let made = |content: usize| self.nodes.iter().filter(|node| node.content == content).count();
-        self.related(top).iter().all(|content| made(content) == 1)
+        self.related(top).iter().all(|content| self.is_made_once(content))
     }
 
     /// What a worker reports for outputs of this node.

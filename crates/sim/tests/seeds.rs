@@ -47,8 +47,9 @@ fn share(shard: u64) {
     }
     println!("seeds {first}..{end}: {total:?}");
     let seeds = usize::try_from(end - first).expect("seeds are few enough to count");
-    let Summary { runs, leases, outages, sessions, .. } = total;
-    let enough = runs > seeds && leases > seeds && outages > seeds / 2 && sessions > seeds;
+    let Summary { runs, leases, outages, sessions, remade, hints, .. } = total;
+    let often = runs.min(leases).min(sessions) > seeds && outages > seeds / 2;
+    let enough = often && remade > seeds / 20 && hints > seeds / 4;
     assert!(enough, "too little happens: {total:?}");
 }
 
@@ -120,6 +121,14 @@ planted! {
     letting_a_revoked_worker_in_is_caught: WelcomeRevoked,
     leaving_a_revoked_worker_its_leases_is_caught: KeepRevokedLeases,
     remembering_what_was_no_fault_of_the_step_is_caught: RememberInfrastructure,
+    leaving_what_is_lost_alone_is_caught: ForgetLost,
+    making_what_is_lost_again_for_ever_is_caught: RemakeForEver,
+    making_again_what_is_there_is_caught: RemakeBystander,
+    reserving_no_disk_is_caught: ReserveNothing,
+    leaking_reserved_disk_is_caught: LeakReservation,
+    telling_two_workers_of_the_same_step_is_caught: HintTwice,
+    telling_an_idle_worker_what_to_wait_for_is_caught: HintIdle,
+    publishing_what_a_run_only_compares_with_is_caught: PublishBefore,
     not_recording_a_grant_is_caught: ForgetGrants,
     not_recording_a_loss_is_caught: ForgetLosses,
 }

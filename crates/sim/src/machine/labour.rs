@@ -84,52 +84,77 @@ impl Machine {
             self.builds.remove(&lease);
         }
         let node = around.world.node_of(&drv).expect("the core leases what it was told of");
-        let outcome = self.attempt(node, around);
-        let ended = Said::Step(
-            drv,
-            StepReport::Ended { outcome, duration_ms: 1, output_bytes: 0, missing: Vec::new() },
-        );
+        let (outcome, missing) = match self.mistakes(node, around) {
+            missing if missing.is_empty() => self.attempt(node, around),
+            missing => (fail(FailureClass::InputMissing), missing),
+        };
+        let built = matches!(outcome, StepOutcome::Built(_));
+        let output_bytes = if built { around.world.nodes[node].bytes } else { 0 };
+        let ended = Said::Step(drv, StepReport::Ended { outcome, duration_ms: 1, output_bytes, missing });
         if last { vec![ended, Said::Finished] } else { vec![ended] }
     }
 
-    fn attempt(&mut self, node: usize, around: &mut Surroundings<'_>) -> StepOutcome {
+    /// Paths that it takes to be lost, of a node's inputs and of what is none of its business.
+    fn mistakes(&self, node: usize, around: &mut Surroundings<'_>) -> Vec<OutputPath> {
+        if !around.random.chance(around.profile.mistaken) {
+            return Vec::new();
+        }
+        let of_inputs = around.world.nodes[node].inputs.iter().copied();
+        let other = around.random.index(around.world.nodes.len());
+        let mut named: Vec<usize> = of_inputs.filter(|_| around.random.chance(700)).collect();
+        named.extend(Some(other).filter(|_| around.random.chance(300)));
+        let outputs = named.into_iter().flat_map(|node| around.world.outputs(node));
+        outputs.map(|(_, path)| path).chain([OutputPath::from("nowhere")]).collect()
+    }
+
+    fn attempt(&mut self, node: usize, around: &mut Surroundings<'_>) -> (StepOutcome, Vec<OutputPath>) {
+        let outcome = self.prepare(node, around);
+        if let Some(outcome) = outcome {
+            return (outcome, Vec::new());
+        }
+        if around.random.chance(around.profile.unreachable) {
+            return (fail(FailureClass::Transfer), Vec::new());
+        }
+        let inputs = around.world.nodes[node].inputs.clone();
+        let absent: Vec<usize> = inputs.into_iter().filter(|input| !self.fetch(*input, around)).collect();
+        if !absent.is_empty() {
+            // What is only out of reach is not lost, as long as its holder may come back.
+            let known = around.profile.calm || around.random.chance(700);
+            let paths = absent.into_iter().filter(|_| known).flat_map(|node| around.world.outputs(node));
+            return (fail(FailureClass::InputMissing), paths.map(|(_, path)| path).collect());
+        }
+        if let Some(class) = around.world.nodes[node].broken {
+            return (fail(class), Vec::new());
+        }
+        let content = around.world.nodes[node].content;
+        self.store.insert(content);
+        self.built.push(content);
+        (StepOutcome::Built(around.world.outputs(node)), Vec::new())
+    }
+
+    /// What ends an attempt before it begins.
+    fn prepare(&mut self, node: usize, around: &mut Surroundings<'_>) -> Option<StepOutcome> {
         let Surroundings { world, profile, random, .. } = around;
         let content = world.nodes[node].content;
-        let fail = |class| StepOutcome::Failed(class, failure_of(class));
         if random.chance(profile.refuse) {
             self.refuses.insert(content);
         }
         if self.refuses.contains(content) {
-            return fail(FailureClass::Placement);
+            return Some(fail(FailureClass::Placement));
         }
         if random.chance(profile.infrastructure) {
-            return fail(
-                *random
-                    .pick(&[
-                        FailureClass::Infrastructure,
-                        FailureClass::Cancelled,
-                        FailureClass::DiskFull,
-                        FailureClass::DaemonGone,
-                    ])
-                    .expect("there are four"),
-            );
+            let classes = [
+                FailureClass::Infrastructure,
+                FailureClass::Cancelled,
+                FailureClass::DiskFull,
+                FailureClass::DaemonGone,
+            ];
+            return random.pick(&classes).map(|class| fail(*class));
         }
         if random.chance(profile.transient) {
-            return fail(FailureClass::Transient);
+            return Some(fail(FailureClass::Transient));
         }
-        if self.store.contains(content) {
-            return StepOutcome::AlreadyValid(world.outputs(node));
-        }
-        let inputs = world.nodes[node].inputs.clone();
-        if !inputs.into_iter().all(|input| self.fetch(input, around)) {
-            return fail(FailureClass::InputMissing);
-        }
-        if let Some(class) = around.world.nodes[node].broken {
-            return fail(class);
-        }
-        self.store.insert(content);
-        self.built.push(content);
-        StepOutcome::Built(around.world.outputs(node))
+        self.store.contains(content).then(|| StepOutcome::AlreadyValid(world.outputs(node)))
     }
 
     /// Makes a node's content valid here if anyone has it.
@@ -142,19 +167,30 @@ impl Machine {
         found
     }
 
+    /// Answers how it went, and what of it is lost.
     pub(super) fn realise(
         &mut self,
         path: &OutputPath,
         around: &mut Surroundings<'_>,
-    ) -> Result<(), fleet_core::Failure> {
+    ) -> (Result<(), fleet_core::Failure>, Vec<OutputPath>) {
         if around.random.chance(around.profile.realise) {
-            return Err(failure(FailureCode::Infrastructure, "the substituter is away"));
+            return (Err(failure(FailureCode::Infrastructure, "the substituter is away")), Vec::new());
+        }
+        let lost = || Err(failure(FailureCode::Infrastructure, "it is nowhere"));
+        if around.random.chance(around.profile.mistaken) {
+            let node = around.random.index(around.world.nodes.len());
+            let other = around.world.outputs(node).into_iter().map(|(_, path)| path);
+            return (lost(), other.chain([path.clone()]).collect());
         }
         match around.world.content_at(path) {
-            Some(content) if self.fetch(content, around) => Ok(()),
-            _ => Err(failure(FailureCode::Infrastructure, "it is nowhere")),
+            Some(content) if self.fetch(content, around) => (Ok(()), Vec::new()),
+            _ => (lost(), vec![path.clone()]),
         }
     }
+}
+
+fn fail(class: FailureClass) -> StepOutcome {
+    StepOutcome::Failed(class, failure_of(class))
 }
 
 /// What an evaluator with this store says of a toplevel. Definitions are added when the report arrives.

@@ -115,7 +115,7 @@ impl Simulation<'_> {
         for (number, event) in self.machines[machine].unacknowledged() {
             self.report(machine, number, event);
         }
-        if self.profile.clones + self.profile.unwell > 0 {
+        if self.profile.clones + self.profile.unwell + self.profile.disk_bytes > 0 {
             let ms = self.random.below(2_000);
             self.after(ms, Coming::Beat { machine, session });
         }

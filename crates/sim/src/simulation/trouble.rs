@@ -70,6 +70,10 @@ impl Simulation<'_> {
             self.machines[machine].crash(instance);
         } else {
             self.machines[machine].reboot(instance);
+            if self.random.chance(self.profile.emptied) {
+                let store = std::mem::take(&mut self.machines[machine].store);
+                self.witness.collected(store);
+            }
         }
         // The first machine comes back: somebody must be able to do everything.
         if machine > 0 && self.random.chance(self.profile.retire) {
@@ -150,15 +154,26 @@ impl Simulation<'_> {
             self.machines[machine].unwell = false;
         }
         let unwell = self.machines[machine].unwell.then(|| "its disk is full".into());
+        let store_free = self.store_free(machine);
         let latency = self.random.within(0, self.profile.latency_ms);
         let Some(link) = self.machines[machine].session.as_mut() else { return };
         link.last_arrival = link.last_arrival.max(self.now + latency);
         let at = link.last_arrival;
-        self.schedule(at, Coming::Heard { machine, session, load: Load { unwell, ..Load::default() } });
+        self.schedule(at, Coming::Heard { machine, session, load: Load { unwell, store_free } });
         if self.now < HEALED_AT {
             let ms = self.random.within(500, 3_000);
             self.after(ms, Coming::Beat { machine, session });
         }
+    }
+
+    /// What its store has room for. When the world has healed, somebody has tidied up.
+    fn store_free(&self, machine: usize) -> Option<u64> {
+        let total = match self.profile.disk_bytes {
+            0 => return None,
+            _ if self.now >= HEALED_AT => return Some(1 << 50),
+            total => total,
+        };
+        Some(total.saturating_sub(self.world.bytes(self.machines[machine].store)))
     }
 
     pub(super) fn heal(&mut self) {

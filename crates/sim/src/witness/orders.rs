@@ -55,7 +55,7 @@ impl Witness {
                     EvalTask::Discover(_) => None,
                     EvalTask::Hosts(hosts) => Some(hosts.iter().cloned().collect()),
                 };
-                self.evals.insert(*job, Grant { worker, epoch: *epoch, what });
+                self.evals.insert(*job, Grant { worker, epoch: *epoch, since: self.events, what });
                 let running = self.evals.values().filter(|eval| eval.worker == worker).count();
                 let kept = running <= hello.eval_slots as usize;
                 hold(kept, "a worker gets no more eval jobs than slots", || format!("{worker} {running}"))
@@ -74,16 +74,16 @@ impl Witness {
                 hold(kept, "only a running or a stale lease is cancelled", || lease.to_string())
             }
             Command::Drain { .. } | Command::Resume | Command::EndSession { .. } => Ok(()),
-            Command::Prefetch { lease, epoch, .. } => {
-                let of = |of: &Grant<_>| (of.worker, of.epoch) == (worker, *epoch);
-                let kept = self.leases.get(lease).is_some_and(of);
-                hold(kept, "a worker fetches ahead by a lease that it has", || lease.to_string())
-            }
-            Command::Realise { job, epoch, path, run, .. } => {
+            Command::Prefetch { drv, lease, epoch } => self.fetches_ahead(scene, worker, drv, *lease, *epoch),
+            Command::Realise { job, epoch, path, run, publish, .. } => {
                 self.fresh(*epoch)?;
                 let kept = scene.world.content_at(path).is_some_and(|content| scene.has(content));
                 hold(kept, "only what can be had is realised", || path.to_string())?;
-                self.realises.insert(*job, Grant { worker, epoch: *epoch, what: *run });
+                self.published(scene, *run, path, *publish)?;
+                // Of several that make it, whoever was described first: none is as good as any.
+                let top = scene.world.content_at(path).filter(|content| scene.world.is_made_once(*content));
+                let what = (*run, top);
+                self.realises.insert(*job, Grant { worker, epoch: *epoch, since: self.events, what });
                 Ok(())
             }
         }
@@ -116,15 +116,24 @@ impl Witness {
             })?;
             let input = |input: &&usize| !scene.has(scene.world.nodes[**input].content);
             let absent = node.inputs.iter().find(input);
-            hold(shared || absent.is_none(), "a lease is sent when all inputs are there", || {
+            let unseen = shared || self.missed.contains(content);
+            hold(unseen || absent.is_none(), "a lease is sent when all inputs are there", || {
                 format!("{drv} {absent:?}")
             })?;
             let system = node.step.system.as_str() == "builtin" || hello.systems.contains(&node.step.system);
             let features = node.step.features.iter().all(|feature| hello.features.contains(feature));
             hold(system && features, "a worker gets what it can build", || format!("{drv} {hello:?}"))?;
+            let waits = |input: &&usize| self.lost.contains(scene.world.nodes[**input].content);
+            let lost = node.inputs.iter().find(waits);
+            hold(shared || lost.is_none(), "what is lost is made again before it is needed", || {
+                format!("{drv} {lost:?}")
+            })?;
+            self.remade += usize::from(self.lost.contains(content));
+            let bytes = self.room(scene, worker, scene.world.node_of(drv).unwrap_or(content))?;
+            self.reserved.insert(content, bytes);
             contents.insert(content);
         }
-        self.leases.insert(lease, Grant { worker, epoch, what: contents });
+        self.leases.insert(lease, Grant { worker, epoch, since: self.events, what: contents });
         let running = self.leases.values().filter(|lease| lease.worker == worker).count();
         let kept = running <= self.slots(worker);
         hold(kept, "a worker gets no more leases than slots", || format!("{worker} {running}"))

@@ -12,7 +12,7 @@ use super::{Scene, Witness, hold};
 /// What one run's client was told.
 #[derive(Debug)]
 pub(super) struct RunBook {
-    request: RunRequest,
+    pub(super) request: RunRequest,
     /// Whether its client withdrew it.
     pub(super) may_cancel: bool,
     targets: BTreeMap<Target, Option<TargetStatus>>,
@@ -113,7 +113,7 @@ impl Witness {
                 }
                 run.finish(finished)?;
                 self.runs_over += 1;
-                self.realises.retain(|_, realise| realise.what != id);
+                self.realises.retain(|_, realise| realise.what.0 != id);
             }
             Notice::TargetStarted { .. } | Notice::TargetEvaluated { .. } | Notice::Message(_) => {}
         }
@@ -161,7 +161,8 @@ impl Witness {
                 .is_some_and(|(node, failure)| is_to_blame(scene, node, failure)),
         };
         hold(kept, "a target ends as is true", || format!("run {id}: {target:?} {settled:?}"))?;
-        if self.late.contains(&id) && self.collected.is_empty() {
+        let comes_back = self.collected.is_empty() || self.config.lost_attempts > 0;
+        if self.late.contains(&id) && comes_back {
             let broken = |node: usize| {
                 let related = scene.world.related(node);
                 let mut nodes = scene.world.nodes.iter();

@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) kept: usize,
     pub(super) drained: bool,
     pub(super) unwell: bool,
+    /// Bytes that its store has room for, as far as it was believed, less what it built since.
+    pub(super) store_free: Option<u64>,
     trust: Trust,
     /// Contents it failed in a row, by no fault of theirs.
     strikes: BTreeSet<usize>,
