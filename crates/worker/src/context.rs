@@ -1,6 +1,7 @@
 //! What all jobs of a worker share, and how they speak.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use fleet_nix::daemon::Trust;
 use fleet_nix::proxy::StoreProxy;
@@ -40,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) told: Mutex<HashMap<String, HashSet<StorePath>>>,
     /// What is said of leases.
     pub(crate) spool: Spool,
-    pub(crate) presence: Presence,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) health: Health,
     /// Outputs that a full disk may have spoilt.
     pub(crate) suspects: Suspects,

@@ -26,6 +26,7 @@ pub mod link;
 mod machine;
 mod orphans;
 mod outcome;
+pub mod peer;
 mod planner;
 mod presence;
 mod realise;

@@ -3,19 +3,22 @@
 //!
 //! Owns who fetches what right now, and how patient a transfer is. Must not decide what is built.
 
-mod archive;
-mod chunk_reader;
+pub(crate) mod archive;
 mod claims;
+pub(crate) mod fetch;
 mod inputs;
+pub(crate) mod manifest_cache;
 mod publish;
+mod seeds;
 mod standing;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_nix::daemon::DaemonError;
 use fleet_nix::store_path::StorePath;
-use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
 use fleet_wire::v1::chunks_client::ChunksClient;
 use fleet_wire::v1::paths_client::PathsClient;
@@ -25,7 +28,11 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::backoff::{self, Backoff};
+use crate::config::Config;
+use crate::peer::Keys;
 use claims::Claims;
+use fetch::{Coordinator, FetchError, Fetcher, FetcherConfig};
+use manifest_cache::ManifestCache;
 
 pub(crate) use inputs::{make_valid, prefetch};
 pub(crate) use publish::publish;
@@ -38,13 +45,19 @@ const MAX_ASKED: usize = 65_536;
 /// How often what may be a passing fault of the coordinator is tried. One that is not there is waited for.
 const TRIES: u32 = 6;
 
+/// Where what is known of cuts is kept, below the state directory.
+const CUTS: &str = "cuts";
+
 /// Shared by all jobs.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     coordinator: Channel,
+    fetcher: Fetcher<Coordinator>,
+    manifests: Option<Arc<ManifestCache>>,
     fetching: Claims,
     uploads: Semaphore,
     fetches: Semaphore,
+    prefetches: Semaphore,
 }
 
 /// Why paths could not be moved.
@@ -60,17 +73,10 @@ pub(crate) enum TransferError {
     InputMissing { path: String, cause: String },
     #[error("nobody has these inputs any more: {}", listed(.0))]
     Lost(BTreeSet<StorePath>),
-    #[error("the Nix daemon refuses what the coordinator sent")]
-    Refused(#[source] DaemonError),
-    #[error("what the coordinator sent is damaged")]
-    Damaged(#[source] chunk_reader::ChunkReadError),
+    #[error(transparent)]
+    Fetch(FetchError),
     #[error("the coordinator describes a path wrongly: {0}")]
     Described(String),
-    #[error(
-        "the Nix daemon takes unsigned paths from trusted users only, and outputs of other machines are unsigned: \
-         add the worker's user to `trusted-users` in nix.conf and restart nix-daemon ({0})"
-    )]
-    NotTrusted(String),
     #[error(
         "{0} is known to this machine only: it was not built under a lease, no upstream cache signed it, and its content \
          does not name it"
@@ -88,12 +94,23 @@ impl TransferError {
         match self {
             Self::Void(_) => OutcomeClass::Cancelled,
             Self::InputMissing { .. } | Self::Lost(_) => OutcomeClass::InputMissing,
-            Self::NotTrusted(_) => OutcomeClass::Placement,
-            Self::Refused(error) if error.to_string().contains("No space left on device") => {
+            Self::Fetch(FetchError::NotTrusted { .. }) => OutcomeClass::Placement,
+            Self::Fetch(FetchError::Refused(error)) if error.to_string().contains("No space left on device") => {
                 OutcomeClass::DiskFull
             }
             Self::Daemon(_) => OutcomeClass::DaemonGone,
             _ => OutcomeClass::Transfer,
+        }
+    }
+}
+
+impl From<FetchError> for TransferError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Daemon(error) => Self::Daemon(error),
+            FetchError::Coordinator(status) => Self::Coordinator(status),
+            FetchError::Lost(paths) => Self::Lost(paths),
+            other => Self::Fetch(other),
         }
     }
 }
@@ -105,37 +122,37 @@ impl From<Status> for TransferError {
 }
 
 impl Transfer {
-    /// With the coordinator at a channel that connects again by itself.
-    pub(crate) fn new(coordinator: Channel) -> Self {
+    /// With the coordinator at a channel that connects again by itself; `credentials` is the file with this worker's
+    /// certificate, `keys` whatever the coordinator signs with.
+    pub(crate) async fn new(
+        config: &Config,
+        coordinator: Channel,
+        credentials: Option<PathBuf>,
+        keys: Keys,
+    ) -> Self {
+        let manifests = match &config.state_dir {
+            Some(state_dir) => open_manifests(state_dir.join(CUTS)).await,
+            None => None,
+        };
+        let fetcher = FetcherConfig {
+            daemon_patience: config.daemon_patience,
+            manifests: manifests.clone(),
+            ..FetcherConfig::new(config.daemon.clone(), credentials, keys)
+        };
         Self {
+            fetcher: Fetcher::new(fetcher, Coordinator(coordinator.clone())),
             coordinator,
+            manifests,
             fetching: Claims::default(),
             uploads: Semaphore::new(AT_A_TIME),
             fetches: Semaphore::new(AT_A_TIME),
+            prefetches: Semaphore::new(1),
         }
     }
 
-    /// Those of `paths` that the coordinator keeps.
-    pub(crate) async fn stored(
-        &self,
-        paths: impl IntoIterator<Item = &StorePath>,
-    ) -> Result<BTreeSet<StorePath>, TransferError> {
-        let names: Vec<String> = paths.into_iter().map(ToString::to_string).collect();
-        let mut stored = BTreeSet::new();
-        for asked in names.chunks(MAX_ASKED) {
-            let mut patience = Patience::default();
-            let reply = loop {
-                let request = v1::StoredRequest { paths: asked.to_vec() };
-                match self.paths().stored(request).await {
-                    Ok(reply) => break reply.into_inner(),
-                    Err(status) => patience.after(status.into()).await?,
-                }
-            };
-            for path in reply.stored {
-                stored.insert(store_path(&path)?);
-            }
-        }
-        Ok(stored)
+    /// Where archives were cut before.
+    pub(crate) fn manifests(&self) -> Option<Arc<ManifestCache>> {
+        self.manifests.clone()
     }
 
     fn paths(&self) -> PathsClient<Channel> {
@@ -185,6 +202,19 @@ impl Patience {
         self.backoff.ended_after(Duration::ZERO);
         tokio::time::sleep(self.backoff.wait(backoff::random())).await;
         Ok(())
+    }
+}
+
+/// A cache that cannot be used is done without.
+async fn open_manifests(directory: PathBuf) -> Option<Arc<ManifestCache>> {
+    let shown = directory.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || ManifestCache::open(&directory)).await.ok()?;
+    match opened {
+        Ok(manifests) => Some(Arc::new(manifests)),
+        Err(error) => {
+            tracing::warn!("{shown} cannot be used, archives are cut each time: {error}");
+            None
+        }
     }
 }
 

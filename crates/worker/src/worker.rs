@@ -26,6 +26,7 @@ use crate::introduced::Introduced;
 use crate::lane::Lanes;
 use crate::link::Link;
 use crate::machine;
+use crate::peer::{Keys, PeerConfig, Server, ServerError};
 use crate::planner::Planner;
 use crate::presence::Presence;
 use crate::refusal::{Pace, Refusal};
@@ -62,6 +63,9 @@ pub enum WorkerError {
     /// What an earlier start kept cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// Other workers cannot be served.
+    #[error(transparent)]
+    Peers(#[from] ServerError),
     /// The session with the coordinator broke.
     #[error("the session with the coordinator ended")]
     Session(#[source] Box<tonic::Status>),
@@ -120,7 +124,7 @@ impl Worker {
     pub async fn run(self, link: impl Into<Link>, stop: Stop) -> Result<(), WorkerError> {
         let link = link.into();
         let hello = self.hello.clone();
-        let context = Arc::new(self.context(link.channel.clone()).await?);
+        let context = Arc::new(self.context(link.channel.clone(), link.credentials()).await?);
         let mut agent = Agent::new(context, Sessions::Many, stop);
         // Dropped with the worker.
         let mut beside = JoinSet::new();
@@ -131,6 +135,7 @@ impl Worker {
         }
         let mut backoff = Backoff::default();
         let context = agent.context.clone();
+        let _peers = serve_peers(&context, link.credentials()).await?;
         loop {
             let hello = v1::Hello { holds: agent.holds(), ..hello.clone() };
             let opened = Moment::now();
@@ -180,12 +185,16 @@ impl Worker {
     /// Opens a session that has no successor. When it is open, the coordinator counts on this worker.
     pub async fn join(self, channel: Channel) -> Result<Session, WorkerError> {
         let hello = self.hello.clone();
-        let context = Arc::new(self.context(channel).await?);
+        let context = Arc::new(self.context(channel, None).await?);
         let stream = session::open(&context, hello).await.map_err(WorkerError::Session)?;
         Ok(Session { context, stream })
     }
 
-    async fn context(self, coordinator: Channel) -> Result<Context, WorkerError> {
+    async fn context(self, coordinator: Channel, credentials: Option<&Path>) -> Result<Context, WorkerError> {
+        let presence = Arc::new(Presence::new());
+        let keys = internal_keys(presence.clone());
+        let transfer =
+            Transfer::new(&self.config, coordinator.clone(), credentials.map(Path::to_owned), keys).await;
         let address = self.config.daemon.clone();
         let daemon = Daemon::connect(&address).await?;
         let (trust, store_dir) = (daemon.trust(), daemon.store_dir().clone());
@@ -207,10 +216,10 @@ impl Worker {
             infos: Infos::default(),
             told: Mutex::default(),
             spool: self.spool,
-            presence: Presence::new(),
+            presence,
             suspects: Suspects::default(),
             introduced: Introduced::default(),
-            transfer: Transfer::new(coordinator.clone()),
+            transfer,
             coordinator,
             config: self.config,
             runtime_dir: self.runtime_dir,
@@ -241,6 +250,29 @@ fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id:
         },
         peer_addresses: peer_addresses(config),
     }
+}
+
+/// What the coordinator signs with, as it said last.
+fn internal_keys(presence: Arc<Presence>) -> Keys {
+    Keys::new(move || presence.welcome().internal_keys.iter().filter_map(|key| key.parse().ok()).collect())
+}
+
+/// Has other workers fetch from here, if they may.
+async fn serve_peers(context: &Context, credentials: Option<&Path>) -> Result<Option<Server>, WorkerError> {
+    let Some(listen) = context.config.peer_listen else { return Ok(None) };
+    let Some(credentials) = credentials else {
+        tracing::warn!("peer_listen is of no use here: without a certificate other workers do not trust this one");
+        return Ok(None);
+    };
+    let keys = internal_keys(context.presence.clone());
+    let server = Server::start(PeerConfig {
+        daemon_patience: context.config.daemon_patience,
+        manifests: context.transfer.manifests(),
+        ..PeerConfig::new(listen, credentials.to_owned(), keys, context.config.daemon.clone())
+    });
+    let server = server.await?;
+    tracing::info!(address = %server.address(), "other workers may fetch from here");
+    Ok(Some(server))
 }
 
 /// Where other workers find this one.

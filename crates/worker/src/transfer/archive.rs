@@ -15,7 +15,7 @@ use super::TransferError;
 const BUFFER: usize = 256 << 10;
 
 /// Sends the chunks of the path's archive in order, each marked. Ends early when nobody takes them.
-pub(super) async fn cut_path<M: Copy + Send + 'static>(
+pub(crate) async fn cut_path<M: Copy + Send + 'static>(
     daemon: &mut Daemon,
     path: &StorePath,
     mark: M,

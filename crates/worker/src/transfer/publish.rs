@@ -22,6 +22,8 @@ use crate::lane::Purpose;
 const CUT_AHEAD: usize = 4;
 /// Chunks that one question is about.
 const ASKED_TOGETHER: usize = 16;
+/// Chunks that are compressed at once, on threads that may block.
+const SEALED_AT_ONCE: usize = 4;
 /// Frames on their way.
 const IN_FLIGHT: usize = 4;
 /// Bytes and number of paths that are registered together; what is larger goes alone.
@@ -155,14 +157,16 @@ async fn choose(
         }
         let digests = fresh.keys().map(|digest| digest.0.to_vec().into()).collect();
         let reply = transfer.chunks().find_missing(v1::FindMissingRequest { digests }).await?;
-        for digest in reply.into_inner().missing {
-            let Some(chunk) = Digest::try_from(&*digest).ok().and_then(|digest| fresh.remove(&digest)) else {
-                continue;
-            };
-            let sealing = tokio::task::spawn_blocking(move || seal_frame(&chunk));
-            let frame = sealing.await.map_err(|_| TransferError::Interrupted)?;
-            let frame = frame.map_err(|_| TransferError::Interrupted)?;
-            if frames.send(v1::Chunk { digest, frame }).await.is_err() {
+        let missing = reply.into_inner().missing.into_iter();
+        let missing = missing.filter_map(|digest| fresh.remove(&Digest::try_from(&*digest).ok()?));
+        let sealing = missing.map(|chunk| {
+            tokio::task::spawn_blocking(move || seal_frame(&chunk).map(|frame| (chunk.digest, frame)))
+        });
+        let mut sealed = std::pin::pin!(futures::stream::iter(sealing).buffered(SEALED_AT_ONCE));
+        while let Some(sealed) = sealed.next().await {
+            let sealed = sealed.map_err(|_| TransferError::Interrupted)?;
+            let (digest, frame) = sealed.map_err(|_| TransferError::Interrupted)?;
+            if frames.send(v1::Chunk { digest: digest.0.to_vec().into(), frame }).await.is_err() {
                 // Its answer says why it takes no more.
                 return std::future::pending().await;
             }
