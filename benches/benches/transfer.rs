@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use fleet_benches::line::Line;
 use fleet_benches::ssh::SshServer;
+use fleet_benches::workers::Workers;
 use fleet_testkit::{BinaryCache, DaemonOptions, NixDaemon};
 
 const SMALL_PATHS: usize = 200;
@@ -88,7 +89,7 @@ trait Contender {
     /// A line to where the receiver copies from.
     fn line(&self, delay: Duration) -> Line;
     /// Copies paths with their closures into the receiver's store.
-    fn copy(&self, receiver: &NixDaemon, line: &Line, paths: &[String]);
+    fn copy(&self, receiver: &NixDaemon, line: &Line, delay: Duration, paths: &[String]);
 }
 
 /// Small paths, then the large one, then its second version, into one fresh store.
@@ -98,7 +99,7 @@ fn measure(sender: &Sender, contender: &dyn Contender, delay: Duration) -> [Copi
     [&sender.small[..], &sender.large[..1], &sender.large[1..]].map(|paths| {
         line.take_passed();
         let began = Instant::now();
-        contender.copy(&receiver, &line, paths);
+        contender.copy(&receiver, &line, delay, paths);
         let copied = Copied { time: began.elapsed(), bytes: line.take_passed() };
         receiver.nix_stdout(["path-info"].into_iter().chain(paths.iter().map(String::as_str)));
         copied
@@ -125,6 +126,7 @@ impl Sender {
         let small = (0..SMALL_PATHS).map(|number| add(&write_small(&scratch, number))).collect();
         let large = ["data-1.0", "data-1.1"].map(|name| add(&write_large(&scratch, name))).to_vec();
         let mut sender = Self { small, large, contenders: Vec::new(), daemon };
+        sender.contenders.push(Box::new(Ours(Workers::start(&sender.daemon))));
         sender.contenders.push(Box::new(HttpCache::start(&sender)));
         match std::env::var_os("FLEET_BENCH_SSHD").map(PathBuf::from) {
             None => {
@@ -191,6 +193,23 @@ impl Noise {
     }
 }
 
+/// Worker to worker.
+struct Ours(Workers);
+
+impl Contender for Ours {
+    fn name(&self) -> &'static str {
+        "ours"
+    }
+
+    fn line(&self, delay: Duration) -> Line {
+        Line::to(self.0.address(), delay)
+    }
+
+    fn copy(&self, receiver: &NixDaemon, line: &Line, delay: Duration, paths: &[String]) {
+        self.0.copy(receiver, line.address(), 2 * delay, paths);
+    }
+}
+
 /// `nix copy` over SSH.
 struct SshNg(SshServer);
 
@@ -203,7 +222,7 @@ impl Contender for SshNg {
         Line::to(self.0.address(), delay)
     }
 
-    fn copy(&self, receiver: &NixDaemon, line: &Line, paths: &[String]) {
+    fn copy(&self, receiver: &NixDaemon, line: &Line, _: Duration, paths: &[String]) {
         let mut copying = receiver.nix(["copy", "--no-check-sigs", "--from", &self.0.store_uri()]);
         copying.args(paths).env("NIX_SSHOPTS", self.0.options(line.address()));
         run(&mut copying);
@@ -234,7 +253,7 @@ impl Contender for HttpCache {
         Line::to(address, delay)
     }
 
-    fn copy(&self, receiver: &NixDaemon, line: &Line, paths: &[String]) {
+    fn copy(&self, receiver: &NixDaemon, line: &Line, _: Duration, paths: &[String]) {
         let from = format!("http://{}", line.address());
         run(receiver.nix(["copy", "--no-check-sigs", "--from", &from]).args(paths));
     }

@@ -1,5 +1,6 @@
-//! Benchmarks: ratios against a peer or a bound measured in the same run. Here: what they share, a slow line and an
-//! SSH server.
+//! Benchmarks: ratios against a peer or a bound measured in the same run. Here: what they share, a slow line, an SSH
+//! server, two workers.
 
 pub mod line;
 pub mod ssh;
+pub mod workers;
