@@ -11,7 +11,8 @@ use fleet_wire::v1;
 use fleet_wire::v1::fetch_reply::Reply;
 use fleet_wire::v1::fetch_request::Request as Asked;
 use futures::StreamExt;
-use tokio::sync::{Semaphore, mpsc};
+use futures::stream::BoxStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -61,7 +62,7 @@ pub(super) struct Serving(pub(super) Arc<Service>);
 
 #[tonic::async_trait]
 impl v1::peer_server::Peer for Serving {
-    type FetchStream = ReceiverStream<Result<v1::FetchReply, Status>>;
+    type FetchStream = BoxStream<'static, Result<v1::FetchReply, Status>>;
 
     async fn fetch(
         &self,
@@ -87,6 +88,7 @@ impl v1::peer_server::Peer for Serving {
         let waiting = self.0.waiting.clone().try_acquire_owned();
         let waiting = waiting.map_err(|_| Status::resource_exhausted("too many fetch from here: try others"))?;
         let (replies, sending) = mpsc::channel(SEALED_AHEAD);
+        let (end, ended) = oneshot::channel();
         let service = self.0.clone();
         let manifest_first = open.paths.iter().map(|path| path.manifest_first).collect();
         tokio::spawn(async move {
@@ -96,12 +98,17 @@ impl v1::peer_server::Peer for Serving {
                 drop(waiting);
                 let out = Out { replies, within: service.taken_within };
                 let fetch = Fetch { service: &service, paths, manifest_first, requests, out, wants: HashMap::new() };
-                fetch.run(&caller).await;
+                if let Err(status) = fetch.run(&caller).await {
+                    // Who hung up hears nothing.
+                    let _ = end.send(Err(status));
+                }
             };
             // Who hung up needs nothing more.
             tokio::select! { () = gone.closed() => {}, () = serving => {} }
         });
-        Ok(Response::new(ReceiverStream::new(sending)))
+        // What broke it is said even where nothing was taken.
+        let end = futures::stream::once(ended).filter_map(|end| async { end.ok() });
+        Ok(Response::new(ReceiverStream::new(sending).chain(end).boxed()))
     }
 }
 
@@ -155,19 +162,18 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    async fn run(mut self, caller: &Caller) {
-        let Err(broken) = self.serve().await else { return };
+    async fn run(mut self, caller: &Caller) -> Result<(), Status> {
+        let Err(broken) = self.serve().await else { return Ok(()) };
         tracing::info!(
             receiver = caller.name,
             "a fetch ended early: {}",
             fleet_telemetry::with_causes(&broken)
         );
-        let status = match broken {
+        Err(match broken {
             Broken::Asked(what) => Status::invalid_argument(what),
             Broken::Untaken => Status::deadline_exceeded("nothing was taken for too long"),
             other => Status::internal(other.to_string()),
-        };
-        let _ = self.out.replies.try_send(Err(status));
+        })
     }
 
     async fn serve(&mut self) -> Result<(), Broken> {

@@ -198,9 +198,7 @@ impl<'a, L: Locate> Feed<'a, L> {
             self.failed(StreamFault::Wrong("more bytes than the path has"))?;
             return Ok(None);
         }
-        if self.nar_size() >= SEEDED_FROM {
-            self.pieces.push(piece);
-        }
+        self.remember(piece);
         let fresh = self.seen.saturating_sub(self.given);
         if fresh == 0 {
             return Ok(None);
@@ -209,6 +207,18 @@ impl<'a, L: Locate> Feed<'a, L> {
         data.advance(data.len() - usize::try_from(fresh).unwrap_or(usize::MAX).min(data.len()));
         self.given = self.seen;
         Ok(Some(data))
+    }
+
+    /// Nobody reads on behind the last byte of the last path: what is whole is reported with its last chunk.
+    fn remember(&mut self, piece: Piece) {
+        if self.nar_size() < SEEDED_FROM {
+            return;
+        }
+        self.pieces.push(piece);
+        if self.seen == self.nar_size() {
+            let path = self.plan.items()[self.current].info.path.clone();
+            self.report.lock().pieces.push((path, std::mem::take(&mut self.pieces)));
+        }
     }
 
     fn supplied(&self, sent: Option<usize>, size: u64) {
@@ -228,11 +238,6 @@ impl<'a, L: Locate> Feed<'a, L> {
     }
 
     fn finish(&mut self) {
-        let pieces = std::mem::take(&mut self.pieces);
-        if !pieces.is_empty() {
-            let path = self.plan.items()[self.current].info.path.clone();
-            self.report.lock().pieces.push((path, pieces));
-        }
         self.ahead_bytes = self.ahead_bytes.saturating_sub(self.nar_size());
         (self.current, self.seen, self.given) = (self.current + 1, 0, 0);
     }
