@@ -49,6 +49,12 @@ pub(super) const TABLE: &[(&str, Who)] = &[
     ("/fleet.v1.Chunks/FindMissing", Who::WorkerOr(Role::Submit)),
     ("/fleet.v1.Chunks/Put", Who::WorkerOr(Role::Submit)),
     ("/fleet.v1.Chunks/Get", Who::Worker),
+    ("/fleet.v1.Cache/Info", Who::Client(Role::Read)),
+    ("/fleet.v1.Cache/ListRoots", Who::Client(Role::Read)),
+    ("/fleet.v1.Cache/Collect", Who::Client(Role::Admin)),
+    ("/fleet.v1.Cache/Verify", Who::Client(Role::Admin)),
+    ("/fleet.v1.Cache/Pin", Who::Client(Role::Admin)),
+    ("/fleet.v1.Cache/Unpin", Who::Client(Role::Admin)),
     ("/fleet.v1.Runs/Submit", Who::Client(Role::Submit)),
     // Of its own runs only: the service looks at whose a run is.
     ("/fleet.v1.Runs/Cancel", Who::Client(Role::Submit)),
@@ -110,7 +116,8 @@ mod tests {
         let described = prost_types::FileDescriptorSet::decode(fleet_wire::DESCRIPTORS).expect("our own");
         let mut procedures = BTreeSet::new();
         for file in &described.file {
-            for service in &file.service {
+            // Workers ask each other there, and not the coordinator.
+            for service in file.service.iter().filter(|service| service.name() != "Peer") {
                 let name = format!("{}.{}", file.package(), service.name());
                 procedures.extend(service.method.iter().map(|method| format!("/{name}/{}", method.name())));
             }

@@ -36,8 +36,17 @@ const EMPTY: &[(&str, Code, &str)] = &[
     ("/fleet.v1.Enrolment/Renew", Code::InvalidArgument, "certificate request"),
     ("/fleet.v1.Workers/Session", Code::FailedPrecondition, "the first message of a session is a hello"),
     ("/fleet.v1.Paths/Stored", Code::Ok, ""),
-    ("/fleet.v1.Paths/Register", Code::PermissionDenied, "neither a lease nor an eval job"),
+    ("/fleet.v1.Paths/Register", Code::PermissionDenied, "it names no right"),
     ("/fleet.v1.Paths/Describe", Code::Ok, ""),
+    ("/fleet.v1.Paths/Look", Code::Ok, ""),
+    ("/fleet.v1.Paths/Vouch", Code::PermissionDenied, "it names no right"),
+    ("/fleet.v1.Paths/Locate", Code::PermissionDenied, "it names no right"),
+    ("/fleet.v1.Cache/Info", Code::Ok, ""),
+    ("/fleet.v1.Cache/Collect", Code::Ok, ""),
+    ("/fleet.v1.Cache/Verify", Code::Ok, ""),
+    ("/fleet.v1.Cache/Pin", Code::InvalidArgument, ""),
+    ("/fleet.v1.Cache/Unpin", Code::NotFound, ""),
+    ("/fleet.v1.Cache/ListRoots", Code::Ok, ""),
     ("/fleet.v1.Chunks/FindMissing", Code::Ok, ""),
     ("/fleet.v1.Chunks/Put", Code::InvalidArgument, "a digest has 32 bytes"),
     ("/fleet.v1.Chunks/Get", Code::Ok, ""),
@@ -100,7 +109,8 @@ impl Protocol {
                         .messages
                         .insert(format!("{}.{}", file.package(), message.name()), message.clone());
                 }
-                for service in &file.service {
+                // Workers ask each other there, and not the coordinator.
+                for service in file.service.iter().filter(|service| service.name() != "Peer") {
                     let prefix = format!("/{}.{}", file.package(), service.name());
                     let procedure = |method: &MethodDescriptorProto| Procedure {
                         path: format!("{prefix}/{}", method.name()),
