@@ -65,8 +65,8 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// What the environment says about S3 is not enough, or wrong.
-    #[error("cannot use {place}: look at the AWS_* variables of the environment")]
+    /// The directory cannot be used, or what the environment says about S3 is not enough, or wrong.
+    #[error("cannot use {place} as an object store")]
     Setup {
         /// The store.
         place: String,
@@ -74,7 +74,7 @@ pub enum StoreError {
         source: object_store::Error,
     },
     /// The object store failed.
-    #[error("cannot {doing} {object} in {place}")]
+    #[error("cannot {doing} {object} of {place}")]
     Objects {
         /// What was tried.
         doing: &'static str,

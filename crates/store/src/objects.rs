@@ -103,7 +103,7 @@ impl Objects {
     /// Whether the store answers, and lets us in.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let listed = self.0.store.list(Some(&Path::from(DAMAGED))).next().await.transpose();
-        listed.map(drop).map_err(|error| self.failed("list", &Path::from(DAMAGED), error))
+        listed.map(drop).map_err(|error| self.failed("reach", &Path::from("objects"), error))
     }
 
     /// Where it is.
@@ -227,7 +227,7 @@ impl Objects {
         while let Some(one) = deleted.next().await {
             match one {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(self.failed("delete from", &Path::default(), error)),
+                Err(error) => return Err(self.failed("delete", &Path::from("objects"), error)),
             }
         }
         match &self.0.directory {

@@ -6,6 +6,7 @@ mod bad_requests;
 mod config;
 mod enrolment;
 mod floods;
+mod objects;
 mod running;
 mod standby;
 mod tls;

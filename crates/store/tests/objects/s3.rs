@@ -29,9 +29,19 @@ async fn a_store_that_lets_us_in_answers_and_others_say_what_is_wrong() {
 #[test]
 fn settings_that_cannot_be_are_refused_before_anything_is_asked() {
     let place = "s3://bucket".parse().expect("a place");
-    let wrong = [("AWS_CONDITIONAL_PUT".to_owned(), "perhaps".to_owned())];
-    let error = Objects::open_with(&place, wrong).expect_err("refused");
-    assert!(matches!(error, StoreError::Setup { .. }), "{error:?}");
+    for (key, value) in [
+        ("AWS_CONDITIONAL_PUT", "perhaps"),
+        ("AWS_ENDPOINT", ""),
+        ("AWS_ENDPOINT", "minio.example.org:9000"),
+        ("AWS_ENDPOINT_URL", "https://"),
+        ("AWS_ENDPOINT_URL_S3", "https://a b"),
+        ("AWS_ENDPOINT", "ftp://example.org"),
+        ("AWS_ENDPOINT", "http://example.org"),
+    ] {
+        let wrong = [(key.to_owned(), value.to_owned())];
+        let error = Objects::open_with(&place, wrong).expect_err(value);
+        assert!(matches!(error, StoreError::Setup { .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]
