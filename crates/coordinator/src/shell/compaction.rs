@@ -46,6 +46,7 @@ impl Shell {
         }
         let known = self.known.snapshot();
         entries.extend(known.iter().map(kept::path));
+        entries.extend(self.roots.condense().iter().map(kept::root));
         let Ok(fleet) = Fleet::restore(self.settings.fleet.clone(), records) else {
             tracing::error!("the core cannot be condensed; its whole history stays");
             self.appended = 0;

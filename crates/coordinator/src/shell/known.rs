@@ -225,6 +225,7 @@ impl Shell {
                 round.answer(reply, Ok(()));
             }
             Input::Published(published) => self.published(*published, round),
+            Input::Roots(input) => self.roots_asked(input, round),
             // The others are taken elsewhere.
             _ => {}
         }
@@ -284,7 +285,8 @@ impl Shell {
 
     /// Inputs that a worker may fetch ahead, with its right.
     pub(super) fn prefetch(&mut self, worker: WorkerId, drv: &DrvPath, lease: LeaseId) -> Option<Vec<String>> {
-        let execution = self.derivations.execution(drv).ok()?;
+        // Where nothing is shared, there is nobody to fetch it from.
+        let execution = self.derivations.execution(drv).ok().filter(|_| self.settings.upload_outputs)?;
         self.hints.retain(|_, (lease, _)| self.fleet.lease_view(*lease).is_some());
         self.hints.insert(worker, (lease, drv.clone()));
         Some(execution.inputs.iter().map(ToString::to_string).collect())

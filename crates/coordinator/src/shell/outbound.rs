@@ -34,7 +34,8 @@ impl Shell {
             Command::Resume => ToWorker::Resume(v1::Resume {}),
             Command::EndSession { session, end } => return self.cut(session, &end, round),
             Command::Realise { job, epoch, path, run, closure, publish } => {
-                let (toplevel, publish) = (path.as_str().parse().ok(), publish == Publish::Wanted);
+                let toplevel = path.as_str().parse().ok();
+                let publish = publish == Publish::Wanted && self.settings.upload_outputs;
                 self.realises.insert(job, Realising { run, worker, epoch, path: toplevel, publish });
                 ToWorker::Realise(v1::Realise {
                     job: job.0,

@@ -10,6 +10,7 @@ use fleet_identity::Registry;
 use fleet_journal::{Journal, JournalError};
 use fleet_nix::StoreDir;
 use fleet_paths::Table;
+use fleet_paths::roots::Roots;
 use fleet_wire::{from_wire, v1};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -47,6 +48,7 @@ struct Gathered {
     events: HashMap<String, Vec<v1::RunEvent>>,
     derivations: Derivations,
     known: Table,
+    roots: Roots,
 }
 
 impl Gathered {
@@ -58,6 +60,7 @@ impl Gathered {
             events: HashMap::new(),
             derivations: Derivations::new(MAX_BYTES),
             known: Table::new(StoreDir::default(), MAX_KNOWN),
+            roots: Roots::default(),
         }
     }
 
@@ -77,6 +80,7 @@ impl Gathered {
             }
             Kept::Identity(record) => self.registry.apply(record),
             Kept::Path(record) => self.known.apply(record),
+            Kept::Root(record) => self.roots.apply(record),
         }
         Ok(())
     }
@@ -124,7 +128,7 @@ impl Shell {
                 gathered.add(kept::read(loaded)?).map_err(|why| JournalError::Unreadable { seq, why })
             })
             .await?;
-        let Gathered { records, registry, runs, mut events, derivations, known } = gathered;
+        let Gathered { records, registry, runs, mut events, derivations, known, roots } = gathered;
         let fleet = Fleet::restore(settings.fleet.clone(), records)?;
         let (feeds, mut table, mut sources) = (Feeds::default(), RunTable::default(), HashMap::new());
         for (run, (name, kept)) in runs {
@@ -174,6 +178,7 @@ impl Shell {
             hints: BTreeMap::new(),
             unreachable: Unreachable::default(),
             publisher: None,
+            roots,
             timers: Timers::default(),
             durable_registry: watch::Sender::new(Arc::new(registry.clone())),
             registry,

@@ -132,6 +132,11 @@ impl RunTable {
         self.runs.get(&run).map(|state| Arc::clone(&state.feed))
     }
 
+    /// What was asked for.
+    pub(super) fn request(&self, run: RunId) -> Option<&v1::SubmitRequest> {
+        self.runs.get(&run).map(|state| &state.request)
+    }
+
     pub(super) fn live(&self) -> Vec<RunId> {
         self.runs.iter().filter(|(_, state)| state.live).map(|(run, _)| *run).collect()
     }
@@ -190,6 +195,7 @@ impl Shell {
         round.keep(kept::event(state.name(), &event));
         round.then(Deed::Show(Arc::clone(&state.feed), event));
         if !state.live {
+            self.root_results(run, round);
             self.run_ended(run);
         }
     }

@@ -5,6 +5,7 @@ mod malformed;
 mod paths;
 mod restarts;
 mod scripted;
+mod whereabouts;
 
 use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;

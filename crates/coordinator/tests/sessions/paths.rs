@@ -1,6 +1,6 @@
 //! Who may bring which store path: the services as workers meet them.
 
-use fleet_nix::NarHash;
+use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, References, StoreDir, fixed_path};
 use fleet_nix::nar::NarWriter;
 use fleet_store::{Digest, RawChunk, seal_frame};
 use fleet_wire::v1;
@@ -10,10 +10,11 @@ use tonic::{Code, Status};
 
 use crate::scripted::{ScriptedWorker, Step, request, serve, submit, within};
 
-/// A path with one chunk.
-fn path(name: &str) -> (v1::StoredPath, v1::Chunk) {
+/// A path with one chunk. Its content does not name it: that would be a reference.
+pub(crate) fn path(name: &str) -> (v1::StoredPath, v1::Chunk) {
     let mut writer = NarWriter::new(Vec::new()).expect("in memory");
-    writer.file(false, name.len() as u64, name.as_bytes()).expect("in memory");
+    let content: String = name.chars().rev().collect();
+    writer.file(false, content.len() as u64, content.as_bytes()).expect("in memory");
     let data = writer.finish().expect("an archive");
     let chunk = RawChunk { digest: Digest::of(&data), data };
     let digest = bytes::Bytes::copy_from_slice(&chunk.digest.0);
@@ -33,7 +34,7 @@ fn path(name: &str) -> (v1::StoredPath, v1::Chunk) {
     (stored, v1::Chunk { digest, frame: seal_frame(&chunk).expect("compresses") })
 }
 
-async fn put(channel: &Channel, chunk: v1::Chunk) -> Result<u64, Status> {
+pub(crate) async fn put(channel: &Channel, chunk: v1::Chunk) -> Result<u64, Status> {
     let mut client = v1::chunks_client::ChunksClient::new(channel.clone());
     Ok(within(client.put(futures::stream::iter([chunk]))).await?.into_inner().stored)
 }
@@ -78,7 +79,7 @@ async fn only_outputs_of_a_lease_are_kept_for_it_and_only_while_it_lasts() {
         (claim(&foreign, lease.lease, lease.epoch, 0), Code::PermissionDenied),
         (
             v1::StoredPath { info: None, ..claim(&output, lease.lease, lease.epoch, 0) },
-            Code::PermissionDenied,
+            Code::InvalidArgument,
         ),
     ];
     for (path, code) in cases {
@@ -103,17 +104,30 @@ async fn only_outputs_of_a_lease_are_kept_for_it_and_only_while_it_lasts() {
 }
 
 #[tokio::test]
-async fn an_evaluator_shares_what_it_likes_while_its_job_lasts() {
+async fn an_evaluator_shares_what_its_content_names_while_its_job_lasts() {
     let served = serve().await;
     let channel = &served.channel;
     let mut worker = ScriptedWorker::join(channel, "w", 1, 1).await;
     submit(channel, request("k")).await.expect("taken");
     let job = worker.discover(&["a"]).await;
-    let (source, chunk) = path("00000000000000000000000000000000-source");
+    let (mut source, chunk) = path("00000000000000000000000000000000-source");
+    let named = source.info.as_mut().expect("an info");
+    let hash = NarHash(named.nar_hash.as_ref().try_into().expect("32 bytes"));
+    let address = ContentAddress { method: ContentAddressMethod::NixArchive, hash: hash.to_hash() };
+    let by_content = fixed_path(&StoreDir::default(), "source", &address, &References::default());
+    named.content_address = address.to_string();
+    let named_falsely = v1::StoredPath { eval_job: job.job, epoch: job.epoch, ..source.clone() };
+    source.info.as_mut().expect("an info").path = by_content.expect("a path").to_string();
     put(channel, chunk).await.expect("kept");
     let claim = |epoch: u64| v1::StoredPath { eval_job: job.job, epoch, ..source.clone() };
     let status = register(channel, claim(job.epoch + 1)).await.expect_err("stale");
     assert_eq!(status.code(), Code::Aborted, "{status}");
+    let (local, chunk) = path("00000000000000000000000000000000-local");
+    put(channel, chunk).await.expect("kept");
+    for refused in [named_falsely, v1::StoredPath { eval_job: job.job, epoch: job.epoch, ..local }] {
+        let status = register(channel, refused).await.expect_err("nobody else can vouch for it");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
     register(channel, claim(job.epoch)).await.expect("its job lasts");
     let step = Step::new("top", &[]);
     worker.evaluated(&job, "a", &[&step]).await;
