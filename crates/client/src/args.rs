@@ -2,8 +2,9 @@
 //! defaults is decided in `config` and `options`.
 //!
 //! Commands stand here; the options of those that build or watch runs in `run`, those about a coordinator's runs and
-//! identities in `remote`, and the forms of values in `value`.
+//! identities in `remote`, those about what is kept in `cache`, and the forms of values in `value`.
 
+mod cache;
 mod remote;
 mod run;
 mod value;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use cache::{CacheArgs, CacheCommand, CacheGcArgs, PinArgs, UnpinArgs};
 pub use remote::{
     CancelArgs, ClientArgs, ClientCommand, ClientTokenArgs, LogsArgs, Role, RunsArgs, ShowArgs, StatusArgs,
     WhyArgs, WorkerArgs, WorkerCommand, WorkerTokenArgs,
@@ -94,6 +96,12 @@ pub enum CliCommand {
     Worker(WorkerArgs),
     /// Make and revoke tokens of clients
     Client(ClientArgs),
+    /// Look at the cache, collect its garbage, check it
+    Cache(CacheArgs),
+    /// Keep a run's results or a store path until it is unpinned
+    Pin(PinArgs),
+    /// Take a pin away
+    Unpin(UnpinArgs),
     /// Print the version
     Version(VersionArgs),
     /// Print the settings in force and where each comes from

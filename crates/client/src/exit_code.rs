@@ -9,7 +9,7 @@ pub enum Exit {
     Success,
     /// Nothing useful was done: a wrong option, no hosts, no flake, no daemon.
     Error,
-    /// The result is complete and printed, but at least one host failed.
+    /// The result is complete and printed, but at least one host failed, or something kept is damaged.
     HostsFailed,
     /// The coordinator cannot be reached, or was lost for too long: the run may go on there.
     Unreachable,

@@ -119,6 +119,9 @@ fn the_help_names_every_command() {
       why          Tell what a host or a derivation waits for
       worker       Enrol, look at and steer workers
       client       Make and revoke tokens of clients
+      cache        Look at the cache, collect its garbage, check it
+      pin          Keep a run's results or a store path until it is unpinned
+      unpin        Take a pin away
       version      Print the version
       config       Print the settings in force and where each comes from
       completions  Print a completion script for a shell

@@ -3,6 +3,8 @@
 
 pub mod attach;
 pub mod build;
+pub mod cache;
+mod cache_here;
 pub mod cancel;
 pub mod client;
 pub mod completions;
@@ -12,6 +14,7 @@ mod confirm;
 pub mod coordinator;
 pub mod diff;
 pub mod logs;
+pub mod pin;
 pub mod runs;
 pub mod session;
 pub mod show;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fleet_identity::tls::{DialError, TlsFailure, dial, explain};
 use fleet_wire::v1::admin_client::AdminClient;
+use fleet_wire::v1::cache_client::CacheClient;
 use fleet_wire::v1::chunks_client::ChunksClient;
 use fleet_wire::v1::runs_client::RunsClient;
 use hyper_util::rt::TokioIo;
@@ -117,6 +118,12 @@ impl Connection {
     /// Content.
     pub fn chunks(&self) -> ChunksClient<Link> {
         ChunksClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(fleet_wire::MAX_MESSAGE)
+    }
+
+    /// What is kept.
+    pub fn cache(&self) -> CacheClient<Link> {
+        CacheClient::with_interceptor(self.channel.clone(), self.bearer.clone())
             .max_decoding_message_size(fleet_wire::MAX_MESSAGE)
     }
 

@@ -1,5 +1,7 @@
 //! fleetctl against a coordinator that does what a test tells it: lost answers, outages, interrupts, and what is shown.
 
+mod carrying;
+mod keeping;
 mod program;
 mod scripted;
 

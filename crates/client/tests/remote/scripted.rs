@@ -50,6 +50,12 @@ pub(crate) struct Script {
     pub(crate) client_tokens: Vec<v1::CreateClientTokenRequest>,
     pub(crate) authorization: Vec<Option<String>>,
     pub(crate) stored_chunks: usize,
+    /// Names of the chunks it has.
+    pub(crate) chunks: std::collections::BTreeSet<Vec<u8>>,
+    pub(crate) collects: Vec<v1::CollectRequest>,
+    pub(crate) pins: Vec<v1::PinRequest>,
+    pub(crate) roots: Vec<v1::Root>,
+    pub(crate) damaged: Vec<v1::DamagedPath>,
     keys: Vec<String>,
 }
 
@@ -173,6 +179,7 @@ fn services(state: &State) -> tonic::transport::server::Router {
         .add_service(v1::runs_server::RunsServer::new(state.clone()))
         .add_service(v1::chunks_server::ChunksServer::new(state.clone()))
         .add_service(v1::admin_server::AdminServer::new(state.clone()))
+        .add_service(v1::cache_server::CacheServer::new(state.clone()))
 }
 
 /// The events of a run of one host.
@@ -224,7 +231,7 @@ fn finished(outcome: v1::RunOutcome) -> Event {
 }
 
 impl State {
-    fn begin<T>(&self, request: &Request<T>) -> Result<MutexGuard<'_, Script>, Status> {
+    pub(crate) fn begin<T>(&self, request: &Request<T>) -> Result<MutexGuard<'_, Script>, Status> {
         let header = request.metadata().get("authorization");
         let header = header.map(|header| header.to_str().expect("ASCII").to_owned());
         let mut script = self.script();
@@ -257,7 +264,7 @@ impl State {
     }
 }
 
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::runs_server::Runs for State {
@@ -405,8 +412,10 @@ impl v1::chunks_server::Chunks for State {
         &self,
         request: Request<v1::FindMissingRequest>,
     ) -> Result<Response<v1::FindMissingReply>, Status> {
-        drop(self.begin(&request)?);
-        Ok(Response::new(v1::FindMissingReply { missing: request.into_inner().digests }))
+        let script = self.begin(&request)?;
+        let mut missing = request.into_inner().digests;
+        missing.retain(|digest| !script.chunks.contains(&digest[..]));
+        Ok(Response::new(v1::FindMissingReply { missing }))
     }
 
     async fn put(
@@ -416,11 +425,13 @@ impl v1::chunks_server::Chunks for State {
         drop(self.begin(&request)?);
         let mut chunks = request.into_inner();
         let mut stored = 0;
-        while chunks.message().await?.is_some() {
+        while let Some(chunk) = chunks.message().await? {
             stored += 1;
+            let mut script = self.script();
+            script.stored_chunks += 1;
+            script.chunks.insert(chunk.digest.to_vec());
         }
-        self.script().stored_chunks += stored;
-        Ok(Response::new(v1::PutReply { stored: stored as u64 }))
+        Ok(Response::new(v1::PutReply { stored }))
     }
 
     type GetStream = Streamed<v1::Chunk>;
