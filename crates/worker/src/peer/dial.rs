@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn addresses_have_a_host_and_a_port() {
-        let good = [("a.example:1", "a.example", 1), ("[::1]:7144", "::1", 7144), ("10.0.0.1:9", "10.0.0.1", 9)];
+        let good =
+            [("a.example:1", "a.example", 1), ("[::1]:7144", "::1", 7144), ("10.0.0.1:9", "10.0.0.1", 9)];
         for (text, host, port) in good {
             assert_eq!(split(text), Some((host.to_owned(), port)));
         }

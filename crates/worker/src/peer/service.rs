@@ -86,7 +86,8 @@ impl v1::peer_server::Peer for Serving {
             refusal(&error)
         })?;
         let waiting = self.0.waiting.clone().try_acquire_owned();
-        let waiting = waiting.map_err(|_| Status::resource_exhausted("too many fetch from here: try others"))?;
+        let waiting =
+            waiting.map_err(|_| Status::resource_exhausted("too many fetch from here: try others"))?;
         let (replies, sending) = mpsc::channel(SEALED_AHEAD);
         let (end, ended) = oneshot::channel();
         let service = self.0.clone();
@@ -97,7 +98,8 @@ impl v1::peer_server::Peer for Serving {
                 let Ok(_permit) = service.running.acquire().await else { return };
                 drop(waiting);
                 let out = Out { replies, within: service.taken_within };
-                let fetch = Fetch { service: &service, paths, manifest_first, requests, out, wants: HashMap::new() };
+                let fetch =
+                    Fetch { service: &service, paths, manifest_first, requests, out, wants: HashMap::new() };
                 if let Err(status) = fetch.run(&caller).await {
                     // Who hung up hears nothing.
                     let _ = end.send(Err(status));
@@ -210,7 +212,8 @@ impl Fetch<'_> {
                 }
                 ahead += 1;
             }
-            let is_partial = self.manifest_first[index] && known.as_ref().is_some_and(|p| p.len() <= MAX_MANIFEST);
+            let is_partial =
+                self.manifest_first[index] && known.as_ref().is_some_and(|p| p.len() <= MAX_MANIFEST);
             let wanted = if is_partial { Some(self.want(index).await?) } else { None };
             self.send(&mut rooted, &path, number, Cutting { known, wanted }).await?;
             self.out.say(Reply::End(v1::FetchEnd { path: number })).await?;

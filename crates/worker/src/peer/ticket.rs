@@ -104,10 +104,7 @@ mod tests {
         let body = body.encode_to_vec();
         let signature = key.sign(&[TICKET_PURPOSE, &body].concat()).to_string();
         let ticket = Some(v1::Ticket { body: body.into(), signature });
-        v1::FetchOpen {
-            ticket,
-            paths: vec![v1::FetchPath { path: asked.to_owned(), manifest_first: false }],
-        }
+        v1::FetchOpen { ticket, paths: vec![v1::FetchPath { path: asked.to_owned(), manifest_first: false }] }
     }
 
     fn admit(open: &v1::FetchOpen) -> Result<Vec<StorePath>, TicketError> {

@@ -6,6 +6,7 @@ mod feed;
 mod holders;
 mod importer;
 mod locate;
+mod outcome;
 mod plan;
 mod stream;
 
@@ -25,9 +26,10 @@ use tonic::Status;
 use super::manifest_cache::{ManifestCache, Piece};
 use super::seeds::Seeds;
 use crate::peer::{Holders, Keys};
-use feed::{Fault, Feed};
+use feed::Feed;
 use holders::Trust;
 use importer::{Import, Importer};
+use outcome::Fault;
 use plan::Plan;
 
 pub(crate) use locate::Coordinator;

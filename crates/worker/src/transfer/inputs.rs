@@ -78,7 +78,8 @@ async fn bring(
     let located = context.transfer.fetcher.locate(right, &absent).await.map_err(of_fetch)?;
     let ours = located.paths.iter().filter(|path| !path.upstream);
     let ours: BTreeSet<StorePath> = ours.map(|path| path.info.path.clone()).collect();
-    let references = located.paths.iter().filter(|path| !path.upstream).flat_map(|path| &path.info.references);
+    let references =
+        located.paths.iter().filter(|path| !path.upstream).flat_map(|path| &path.info.references);
     let others: BTreeSet<StorePath> =
         references.cloned().chain(absent).filter(|reference| !ours.contains(reference)).collect();
     context.roots.hold(ours.iter().chain(&others)).await?;

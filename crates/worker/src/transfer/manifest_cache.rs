@@ -209,7 +209,8 @@ impl Index {
         if !is_over {
             return Vec::new();
         }
-        let mut by_use: Vec<_> = self.entries.iter().map(|(path, entry)| (entry.used, path.clone())).collect();
+        let mut by_use: Vec<_> =
+            self.entries.iter().map(|(path, entry)| (entry.used, path.clone())).collect();
         by_use.sort_unstable_by_key(|(used, _)| *used);
         let mut forgotten = Vec::new();
         for (_, path) in by_use {

@@ -43,7 +43,9 @@ impl Seeds {
         for path in paths.iter().take(MAX_PATHS) {
             let Some(pieces) = manifests.get(path).await else { continue };
             let place = address.physical(store_dir, path);
-            let Ok(Ok(layout)) = tokio::task::spawn_blocking(move || Layout::of(&place)).await else { continue };
+            let Ok(Ok(layout)) = tokio::task::spawn_blocking(move || Layout::of(&place)).await else {
+                continue;
+            };
             let size: u64 = pieces.iter().map(|piece| u64::from(piece.size)).sum();
             if layout.len() != size {
                 manifests.forget(path);

@@ -47,7 +47,10 @@ async fn what_no_holder_gives_comes_through_the_coordinator() {
     assert!(fetched.from_coordinator > 3 << 20 && fetched.from_peers == 0, "{fetched:?}");
     assert!(here.nar(&large_info).await == large);
     let [relay] = &desk.relays()[..] else { panic!("one question: {:?}", desk.relays()) };
-    assert_eq!((relay.unreachable.clone(), relay.alone, relay.paths.len()), (vec!["there".to_owned()], true, 2));
+    assert_eq!(
+        (relay.unreachable.clone(), relay.alone, relay.paths.len()),
+        (vec!["there".to_owned()], true, 2)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

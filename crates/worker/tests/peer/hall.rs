@@ -106,13 +106,7 @@ impl Hall {
         let daemon = NixDaemon::start(&options);
         let address = DaemonAddress::from_store_uri(&daemon.store_uri()).expect("a daemon's address");
         let manifests = ManifestCache::open(&daemon.scratch().join("cuts")).expect("a directory");
-        Machine {
-            name: name.to_owned(),
-            daemon,
-            address,
-            credentials: self.certify(name, 0),
-            manifests: Arc::new(manifests),
-        }
+        Machine { daemon, address, credentials: self.certify(name, 0), manifests: Arc::new(manifests) }
     }
 
     /// A connection from one worker to another.
@@ -148,7 +142,6 @@ impl Hall {
 
 /// One machine of a fleet.
 pub(crate) struct Machine {
-    pub(crate) name: String,
     pub(crate) daemon: NixDaemon,
     pub(crate) address: DaemonAddress,
     pub(crate) credentials: PathBuf,
@@ -195,8 +188,7 @@ impl Machine {
 
     pub(crate) async fn serve_with(&self, hall: &Hall, adjust: impl FnOnce(&mut PeerConfig)) -> Server {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config =
-            PeerConfig::new(listen, self.credentials.clone(), hall.keys(), self.address.clone());
+        let mut config = PeerConfig::new(listen, self.credentials.clone(), hall.keys(), self.address.clone());
         config.manifests = Some(self.manifests.clone());
         adjust(&mut config);
         Server::start(config).await.expect("it listens")
@@ -311,7 +303,8 @@ impl Locate for Desk {
         let told: Vec<Told> =
             told.into_iter().filter(|told| !request.unreachable.contains(&told.holder.worker)).collect();
         let kept = self.kept.lock().expect("no panic");
-        let mut located = Located { holders: told.iter().map(|told| told.holder.clone()).collect(), ..Located::default() };
+        let mut located =
+            Located { holders: told.iter().map(|told| told.holder.clone()).collect(), ..Located::default() };
         for info in self.infos.iter().filter(|info| request.paths.contains(&info.path.to_string())) {
             let holders = (0_u32..).zip(&told).filter(|(_, told)| told.paths.contains(&info.path));
             let chunks = kept.get(&info.path).filter(|_| request.relay);

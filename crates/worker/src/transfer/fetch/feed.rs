@@ -5,23 +5,21 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use fleet_nix::PathInfo;
-use fleet_nix::store_path::StorePath;
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, Take};
 use tokio_util::io::StreamReader;
-use tonic::{Code, Status};
 
 use super::holders::Trust;
+use super::outcome::{Fault, Report, may_pass};
 use super::plan::{Plan, Source};
 use super::stream::{Chunks, Event, Opened, StreamFault, Wanted};
-use super::{FetchError, Locate, SEEDED_FROM};
+use super::{Locate, SEEDED_FROM};
 use crate::peer::Holders;
 use crate::transfer::manifest_cache::Piece;
 use crate::transfer::seeds::Seeds;
@@ -32,54 +30,6 @@ const AHEAD: u64 = 64 << 20;
 const RETRIES: usize = 8;
 /// Paths of one stream.
 const MAX_PATHS: usize = 65_536;
-
-/// Why the bytes end. Travels inside an [`io::Error`].
-#[derive(Debug, Error)]
-pub(super) enum Fault {
-    #[error("no machine gives {path}: {cause}")]
-    Nowhere { path: StorePath, cause: String },
-    #[error("the coordinator did not serve: {}", .0.message())]
-    Coordinator(Box<Status>),
-    #[error("the coordinator's chunks are no good: {0}")]
-    Damaged(String),
-}
-
-impl Fault {
-    pub(super) fn into_error(self) -> FetchError {
-        match self {
-            Self::Nowhere { path, cause } => FetchError::Nowhere { path, cause },
-            Self::Coordinator(status) => FetchError::Coordinator(status),
-            Self::Damaged(what) => FetchError::Described(what),
-        }
-    }
-}
-
-/// What is known when an import is over.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) trust: Trust,
-    /// Who gave how much of each item: holders by name.
-    pub(super) suppliers: HashMap<usize, Vec<String>>,
-    /// Where large paths were cut.
-    pub(super) pieces: Vec<(StorePath, Vec<Piece>)>,
-    pub(super) from_peers: u64,
-    pub(super) from_coordinator: u64,
-    pub(super) from_here: u64,
-}
-
-/// The outcome of an import that may still run.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Report(Arc<Mutex<Outcome>>);
-
-impl Report {
-    pub(super) fn take(&self) -> Outcome {
-        std::mem::take(&mut *self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Outcome> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Where an import's bytes come from.
 pub(super) struct Feed<'a, L> {
@@ -147,9 +97,10 @@ impl<'a, L: Locate> Feed<'a, L> {
         });
         let reader = StreamReader::new(bytes.map_err(io::Error::other).boxed());
         let shared = Shared(Arc::new(Mutex::new(Box::pin(reader))));
-        let entries = plan.items().iter().map(move |item| {
-            Ok((item.info.clone(), shared.clone().take(item.info.nar_size)))
-        });
+        let entries = plan
+            .items()
+            .iter()
+            .map(move |item| Ok((item.info.clone(), shared.clone().take(item.info.nar_size))));
         (futures::stream::iter(entries), report)
     }
 
@@ -274,9 +225,8 @@ impl<'a, L: Locate> Feed<'a, L> {
             self.seeds = None;
             return Ok(());
         }
-        let number = match self.sources[self.current] {
-            Some(Source::Holder(number)) => number,
-            _ => return Err(of_coordinator(fault)),
+        let Some(Source::Holder(number)) = self.sources[self.current] else {
+            return Err(Fault::of_coordinator(fault));
         };
         let holder = &self.plan.holder(number).worker;
         self.holders.forget(holder);
@@ -330,9 +280,7 @@ impl<'a, L: Locate> Feed<'a, L> {
             let wanted = items.iter().map(|&item| self.wanted(item)).collect();
             let seeds = self.seeds.clone();
             let chunks = match source {
-                Source::Coordinator => {
-                    Chunks::of_coordinator(self.locate.clone(), self.right, wanted, seeds)
-                }
+                Source::Coordinator => Chunks::of_coordinator(self.locate.clone(), self.right, wanted, seeds),
                 Source::Holder(number) => {
                     let holder = self.plan.holder(number);
                     match self.holders.client(holder).await {
@@ -363,29 +311,6 @@ impl<'a, L: Locate> Feed<'a, L> {
         let seeded = planned.info.nar_size >= SEEDED_FROM
             && self.seeds.as_ref().is_some_and(|seeds| seeds.may_serve(&path));
         Wanted { item, path, nar_size: planned.info.nar_size, pieces: planned.manifest.clone(), seeded }
-    }
-}
-
-/// Whether asking again may help.
-fn may_pass(fault: &StreamFault) -> bool {
-    match fault {
-        StreamFault::Status(status) => !matches!(
-            status.code(),
-            Code::PermissionDenied | Code::InvalidArgument | Code::Unauthenticated | Code::Internal | Code::Unimplemented
-        ),
-        StreamFault::Ended | StreamFault::Interrupted | StreamFault::Stalled => true,
-        _ => false,
-    }
-}
-
-fn of_coordinator(fault: StreamFault) -> Fault {
-    match fault {
-        StreamFault::Status(status) => Fault::Coordinator(status),
-        // As when it does not answer: what it has not sent is asked for again.
-        StreamFault::Ended | StreamFault::Stalled | StreamFault::Late | StreamFault::Interrupted => {
-            Fault::Coordinator(Box::new(Status::unknown(fault.to_string())))
-        }
-        other => Fault::Damaged(other.to_string()),
     }
 }
 

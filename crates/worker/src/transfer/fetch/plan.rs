@@ -169,15 +169,21 @@ mod tests {
             (6, 1, &[], false),
         ]));
         assert_eq!(plan.len(), 5, "the daemon fetches what is upstream");
-        use Source::{Coordinator, Holder};
         let trust = Trust::default();
-        let expected = [Holder(0), Holder(0), Holder(1), Holder(0), Coordinator];
+        let expected =
+            [Source::Holder(0), Source::Holder(0), Source::Holder(1), Source::Holder(0), Source::Coordinator];
         assert_eq!(plan.assign(&trust, 0), expected.map(Some));
         assert_eq!(plan.unreached(&trust).len(), 2);
         let mut trust = Trust::default();
         trust.give_up("a", "broken".to_owned());
         trust.gone("b", &path(3));
-        let expected = [Some(Holder(1)), Some(Holder(1)), None, Some(Coordinator), Some(Coordinator)];
+        let expected = [
+            Some(Source::Holder(1)),
+            Some(Source::Holder(1)),
+            None,
+            Some(Source::Coordinator),
+            Some(Source::Coordinator),
+        ];
         assert_eq!(plan.assign(&trust, 0), expected);
         assert_eq!(plan.unserved(&trust), BTreeSet::from([path(3)]));
         assert_eq!(trust.unusable(), ["a", "b"]);

@@ -104,10 +104,7 @@ impl Chunks {
         seeds: Option<Arc<Seeds>>,
         within: Duration,
     ) -> Self {
-        Self::spawn(wanted, seeds, async move |line| match fetch(client, ticket, line, within).await {
-            Ok(()) => None,
-            Err(fault) => Some(fault),
-        })
+        Self::spawn(wanted, seeds, move |line| fetch(client, ticket, line, within))
     }
 
     /// From the coordinator; each must say where it is cut.
@@ -117,17 +114,14 @@ impl Chunks {
         wanted: Vec<Wanted>,
         seeds: Option<Arc<Seeds>>,
     ) -> Self {
-        Self::spawn(wanted, seeds, async move |line| match get(&*locate, right, line).await {
-            Ok(()) => None,
-            Err(fault) => Some(fault),
-        })
+        Self::spawn(wanted, seeds, move |line| get(locate, right, line))
     }
 
     pub(super) async fn next(&mut self) -> Event {
         self.events.recv().await.unwrap_or(Event::Broken(StreamFault::Ended))
     }
 
-    fn spawn<F: Future<Output = Option<StreamFault>> + Send + 'static>(
+    fn spawn<F: Future<Output = Result<(), StreamFault>> + Send + 'static>(
         wanted: Vec<Wanted>,
         seeds: Option<Arc<Seeds>>,
         run: impl FnOnce(Line) -> F,
@@ -136,7 +130,7 @@ impl Chunks {
         let running = run(Line { wanted, seeds, events: sender.clone() });
         let mut task = JoinSet::new();
         task.spawn(async move {
-            if let Some(fault) = running.await {
+            if let Err(fault) = running.await {
                 // Nobody may listen any more.
                 let _ = sender.send(Event::Broken(fault)).await;
             }
@@ -192,7 +186,8 @@ async fn fetch(
     let open = Ask::Open(v1::FetchOpen { ticket: Some(ticket), paths });
     let _ = asking.try_send(v1::FetchRequest { request: Some(open) });
     let opened = tokio::time::timeout(within, client.fetch(ReceiverStream::new(asked))).await;
-    let replies = opened.map_err(|_| StreamFault::Late)?.map_err(|status| StreamFault::Status(status.into()))?;
+    let replies =
+        opened.map_err(|_| StreamFault::Late)?.map_err(|status| StreamFault::Status(status.into()))?;
     let total = line.wanted.len();
     let course = Course { line, asking, current: 0, manifests: HashMap::new(), position: 0 };
     course.run(replies.into_inner(), total).await
@@ -211,16 +206,13 @@ struct Course {
 }
 
 impl Course {
-    async fn run(
-        mut self,
-        mut replies: Streaming<v1::FetchReply>,
-        total: usize,
-    ) -> Result<(), StreamFault> {
+    async fn run(mut self, mut replies: Streaming<v1::FetchReply>, total: usize) -> Result<(), StreamFault> {
         while self.current < total {
             self.read_here().await?;
             let next = tokio::time::timeout(STALLED_AFTER, replies.message()).await;
             let next = next.map_err(|_| StreamFault::Stalled)?;
-            let next = next.map_err(|status| StreamFault::Status(status.into()))?.ok_or(StreamFault::Ended)?;
+            let next =
+                next.map_err(|status| StreamFault::Status(status.into()))?.ok_or(StreamFault::Ended)?;
             match next.reply {
                 Some(Reply::Manifest(manifest)) => self.want(&manifest).await?,
                 Some(Reply::Chunk(chunk)) => self.take(chunk).await?,
@@ -232,7 +224,9 @@ impl Course {
                     self.line.emit(Event::Gone(self.line.wanted[self.current].item)).await?;
                     self.advance();
                 }
-                Some(Reply::End(_) | Reply::Gone(_)) => return Err(StreamFault::Wrong("an end out of place")),
+                Some(Reply::End(_) | Reply::Gone(_)) => {
+                    return Err(StreamFault::Wrong("an end out of place"));
+                }
                 None => return Err(StreamFault::Wrong("something unknown")),
             }
         }
@@ -260,7 +254,10 @@ impl Course {
         let wanted = wanted.ok_or_else(wrong)?;
         let pieces = manifest.manifest.as_ref().and_then(read_manifest).ok_or_else(wrong)?;
         let size: u64 = pieces.iter().map(|piece| u64::from(piece.size)).sum();
-        if size != wanted.nar_size || self.manifests.contains_key(&index) || self.position > 0 && index == self.current {
+        if size != wanted.nar_size
+            || self.manifests.contains_key(&index)
+            || self.position > 0 && index == self.current
+        {
             return Err(wrong());
         }
         let mut chunks = vec![0_u8; pieces.len().div_ceil(8)];
@@ -303,14 +300,14 @@ impl Course {
 }
 
 /// The coordinator's chunks, in as few questions as their number allows.
-async fn get<L: Locate>(locate: &L, right: v1::WorkRight, line: Line) -> Result<(), StreamFault> {
+async fn get<L: Locate>(locate: Arc<L>, right: v1::WorkRight, line: Line) -> Result<(), StreamFault> {
     let mut pending: Vec<(usize, Vec<Piece>)> = Vec::new();
     let mut asked = 0;
     for (index, wanted) in line.wanted.iter().enumerate() {
         let pieces = wanted.pieces.as_ref().ok_or(StreamFault::Wrong("no manifest"))?;
         for part in pieces.chunks(MAX_ASKED) {
             if asked + part.len() > MAX_ASKED {
-                get_some(locate, right, &line, &pending).await?;
+                get_some(&*locate, right, &line, &pending).await?;
                 (pending, asked) = (Vec::new(), 0);
             }
             asked += part.len();
@@ -319,7 +316,7 @@ async fn get<L: Locate>(locate: &L, right: v1::WorkRight, line: Line) -> Result<
         // A path whose last part it is ends there.
         pending.push((index, Vec::new()));
     }
-    get_some(locate, right, &line, &pending).await
+    get_some(&*locate, right, &line, &pending).await
 }
 
 async fn get_some<L: Locate>(

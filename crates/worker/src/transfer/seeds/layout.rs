@@ -86,9 +86,8 @@ impl Walk {
             self.words(&[b"symlink", b"target", &target]);
         } else if metadata.is_dir() {
             self.word(b"directory");
-            let mut names = fs::read_dir(path)?
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<io::Result<Vec<_>>>()?;
+            let mut names =
+                fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
             names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
             for name in names {
                 self.words(&[b"entry", b"(", b"name", name.as_bytes(), b"node"]);
@@ -116,7 +115,9 @@ impl Walk {
     }
 
     fn words(&mut self, words: &[&[u8]]) {
-        words.iter().for_each(|word| self.word(word));
+        for word in words {
+            self.word(word);
+        }
     }
 
     fn word(&mut self, word: &[u8]) {
