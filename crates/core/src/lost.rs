@@ -59,11 +59,11 @@ impl Fleet {
         end: StepEnd,
     ) {
         let id = leased.step;
-        if let Some(failure) = self.lost_too_often(makers, since) {
+        let runs = self.graph.interested(id).collect();
+        if let Some(failure) = self.lost_too_often(makers, since, &runs) {
             self.end_attempt(id, Verdict::Final, failure, end);
             return;
         }
-        let runs = self.graph.interested(id).collect();
         self.remake(makers, since, &runs, self.graph.step(id).rank);
         self.end_attempt(id, Verdict::Again { after_ms: 0 }, failure, end);
         self.doom_by_inputs(id);
@@ -78,11 +78,12 @@ impl Fleet {
         if makers.is_empty() {
             return false;
         }
-        if let Some(failure) = self.lost_too_often(&makers, job.since) {
+        let runs = BTreeSet::from([at.run]);
+        if let Some(failure) = self.lost_too_often(&makers, job.since, &runs) {
             self.settle(at, TargetStatus::BuildFailed, Some(failure));
             return true;
         }
-        self.remake(&makers, job.since, &BTreeSet::from([at.run]), 0);
+        self.remake(&makers, job.since, &runs, 0);
         if let Some(target) = self.runs.get_mut(&at.run).and_then(|run| run.target_mut(at)) {
             target.lost = makers.into_iter().map(|Maker(step)| step).collect();
         }
@@ -124,10 +125,18 @@ impl Fleet {
         }
     }
 
-    fn lost_too_often(&self, makers: &[Maker], since: u64) -> Option<Failure> {
+    /// Whether a run among these did not want a step until now: for it nothing was lost yet.
+    fn is_new_to(&self, id: StepId, runs: &BTreeSet<RunId>) -> bool {
+        let mut runs = runs.iter().filter_map(|run| self.runs.get(run));
+        runs.any(|run| !run.holds.contains_key(&id))
+    }
+
+    fn lost_too_often(&self, makers: &[Maker], since: u64, runs: &BTreeSet<RunId>) -> Option<Failure> {
         let most = self.config.lost_attempts;
-        let worn =
-            |maker: &&Maker| self.is_lost(**maker, since) && u32::from(self.graph.step(maker.0).lost) >= most;
+        let worn = |maker: &&Maker| {
+            let often = u32::from(self.graph.step(maker.0).lost) >= most;
+            self.is_lost(**maker, since) && often && (most == 0 || !self.is_new_to(maker.0, runs))
+        };
         let Maker(worn) = *makers.iter().find(worn).filter(|_| !self.sabotaged(Sabotage::RemakeForEver))?;
         let name = &self.graph.step(worn).name;
         let cause = match most {
@@ -182,6 +191,9 @@ impl Fleet {
     }
 
     fn reopen_lost(&mut self, id: StepId, runs: &BTreeSet<RunId>, rank: u32) {
+        if self.is_new_to(id, runs) {
+            self.graph.step_mut(id).lost = 0;
+        }
         let waiting = self.graph.dependents(id).filter(|user| self.graph.step(*user).state.is_open());
         let waiting = waiting.flat_map(|user| self.graph.interested(user));
         let wanted: BTreeSet<RunId> = runs.iter().copied().chain(waiting).collect();

@@ -1,9 +1,12 @@
 //! What the core promises, one promise a test, told through events and effects only.
 
 mod building;
+mod disks;
 mod earlier;
 mod evaluating;
 mod failing;
+mod hints;
+mod losing;
 mod placing;
 mod random;
 mod restoring;
@@ -216,9 +219,21 @@ impl Stage {
 
     /// Ends the lease of a step.
     fn end(&mut self, name: &str, outcome: StepOutcome) -> Vec<Effect> {
+        self.end_with(name, outcome, 0, &[])
+    }
+
+    /// Ends the lease of a step that made so much, or misses these.
+    fn end_with(
+        &mut self,
+        name: &str,
+        outcome: StepOutcome,
+        output_bytes: u64,
+        missing: &[&str],
+    ) -> Vec<Effect> {
         let lease = self.lease_of(name);
         let (worker, epoch, _) = self.leases.remove(&lease).unwrap();
-        let report = StepReport::Ended { outcome, duration_ms: 5, output_bytes: 0, missing: Vec::new() };
+        let missing = missing.iter().map(|path| (*path).into()).collect();
+        let report = StepReport::Ended { outcome, duration_ms: 5, output_bytes, missing };
         let drv = drv(name);
         let effects = self.apply(Event::StepReported { worker, lease, epoch, drv, report });
         assert!(self.apply(Event::LeaseFinished { worker, lease, epoch }).is_empty(), "it is over already");
