@@ -11,9 +11,11 @@ use object_store::path::Path;
 use crate::StoreError;
 use crate::chunk::{ChunkError, Digest};
 use crate::frame::{FrameFault, MAX_FRAME, open_frame};
-use crate::objects::{Content, Durable, Listed, Objects};
+use crate::objects::{Content, Created, Durable, Listed, Objects};
 
 const SHELVES: &str = "chunks";
+/// How often a chunk is written in the place of a damaged one.
+const ATTEMPTS: usize = 3;
 
 /// A chunk as it is kept, and what it holds.
 #[derive(Clone, Debug)]
@@ -56,7 +58,17 @@ impl ChunkStore {
     /// power, [`ChunkStore::make_durable`] says.
     pub async fn put(&self, digest: Digest, frame: Bytes) -> Result<(), StoreError> {
         check(digest, frame.clone()).await?;
-        self.objects.create(&location(&digest), frame, Durable::WhenSynced).await.map(drop)
+        for _ in 0..ATTEMPTS {
+            match self.objects.create(&location(&digest), frame.clone(), Durable::WhenSynced).await? {
+                Created::Now => return Ok(()),
+                // Whoever puts what is there already was told that it is missing, or is damaged.
+                Created::Before => match self.fetch(digest).await {
+                    Err(StoreError::Damaged(_) | StoreError::Absent(_)) => {}
+                    fetched => return fetched.map(drop),
+                },
+            }
+        }
+        Err(StoreError::Damaged(digest))
     }
 
     /// A chunk, checked. One that was damaged at rest is set aside, so that it can be put again.

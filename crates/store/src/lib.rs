@@ -71,7 +71,7 @@ pub enum StoreError {
         /// The store.
         place: String,
         /// Why.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The object store failed.
     #[error("cannot {doing} {object} of {place}")]
@@ -83,7 +83,7 @@ pub enum StoreError {
         /// The store.
         place: String,
         /// Why.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The chunk is not what it should be.
     #[error(transparent)]

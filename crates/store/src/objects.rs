@@ -87,7 +87,7 @@ impl Objects {
         place: &Place,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, StoreError> {
-        let setup = |source| StoreError::Setup { place: place.to_string(), source };
+        let setup = |error| StoreError::Setup { place: place.to_string(), source: Box::new(error) };
         let (store, directory): (Arc<dyn ObjectStore>, _) = match place {
             Place::Directory(root) => {
                 let directory = Directory::create(root, setup)?;
@@ -139,7 +139,9 @@ impl Objects {
                 directory.quick().put_opts(path, bytes.into(), once).await
             }
             _ => match self.0.store.put_opts(path, bytes.clone().into(), once).await {
-                Err(Error::NotImplemented { .. }) => return self.create_unconditionally(path, bytes).await,
+                Err(Error::NotImplemented { .. }) => {
+                    return self.create_unconditionally(path, bytes, durable).await;
+                }
                 put => put,
             },
         };
@@ -157,8 +159,17 @@ impl Objects {
     }
 
     /// There is no other writer than this process.
-    async fn create_unconditionally(&self, path: &Path, bytes: Bytes) -> Result<Created, StoreError> {
-        let _alone = self.0.creating.lock().await;
+    async fn create_unconditionally(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        durable: Durable,
+    ) -> Result<Created, StoreError> {
+        let _alone = match durable {
+            Durable::AtOnce => Some(self.0.creating.lock().await),
+            // Of these, two with one name are the same thing.
+            Durable::WhenSynced => None,
+        };
         if self.size(path).await?.is_some() {
             return Ok(Created::Before);
         }
@@ -277,7 +288,8 @@ impl Objects {
     }
 
     fn failed(&self, doing: &'static str, path: &Path, source: Error) -> StoreError {
-        StoreError::Objects { doing, object: path.to_string(), place: self.0.place.to_string(), source }
+        let (object, place) = (path.to_string(), self.0.place.to_string());
+        StoreError::Objects { doing, object, place, source: Box::new(source) }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn open(
     let configured = environment.into_iter().try_fold(builder, |builder, (name, value)| {
         match name.starts_with("AWS_").then(|| name.to_ascii_lowercase().parse()) {
             Some(Ok(key)) => {
-                check(&name, &key, &value)?;
+                check(&name, key, &value)?;
                 Ok::<_, object_store::Error>(builder.with_config(key, value))
             }
             _ => Ok(builder),
@@ -48,7 +48,7 @@ pub(super) fn open(
 }
 
 /// What the library would stumble over at the first request.
-fn check(name: &str, key: &AmazonS3ConfigKey, value: &str) -> Result<(), object_store::Error> {
+fn check(name: &str, key: AmazonS3ConfigKey, value: &str) -> Result<(), object_store::Error> {
     use AmazonS3ConfigKey::{Endpoint, MetadataEndpoint, S3Endpoint, StsEndpoint};
     if !matches!(key, Endpoint | MetadataEndpoint | S3Endpoint | StsEndpoint) {
         return Ok(());

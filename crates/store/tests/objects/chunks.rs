@@ -53,6 +53,10 @@ async fn what_is_damaged_at_rest_is_set_aside_by_name_and_can_be_put_again(store
         assert!(matches!(chunks.fetch(digest).await, Err(StoreError::Absent(_))));
         store.put(b"one").await;
         assert_eq!(chunks.read(digest).await.expect("reads"), b"one");
+        // Whoever puts it need not have read it before.
+        overwrite(&file, &damage);
+        store.put(b"one").await;
+        assert_eq!(chunks.read(digest).await.expect("reads"), b"one");
     }
 }
 
