@@ -120,6 +120,7 @@ pub struct Coordinator {
 struct Enrolling {
     material: Arc<ArcSwap<Material>>,
     failures: Arc<Failures>,
+    signer: Arc<Signer>,
     health: HealthReporter,
 }
 
@@ -190,7 +191,7 @@ impl Coordinator {
     }
 
     fn with_enrolment(&self, routes: Routes, enrolling: Enrolling) -> Routes {
-        let Enrolling { material, failures, health } = enrolling;
+        let Enrolling { material, failures, health, .. } = enrolling;
         let admin = AdminService {
             shell: self.shell.inputs.clone(),
             directory: self.directory.clone(),
@@ -221,9 +222,10 @@ impl Coordinator {
     }
 
     /// What is served to plain HTTP clients.
-    fn pages(&self, gatekeeper: Gatekeeper, signer: Arc<Signer>) -> Pages {
-        let shelf = Shelf::new(self.paths.clone(), self.objects.chunks());
-        Pages::new(gatekeeper, self.config.cache.clone(), signer, shelf, self.logs.clone())
+    fn pages(&self, gatekeeper: Gatekeeper, enrolling: &Enrolling) -> Pages {
+        let signer = enrolling.signer.clone();
+        let published = Shelf::new(self.paths.clone(), self.objects.chunks());
+        Pages::new(gatekeeper, self.config.cache.clone(), signer, published, self.logs.clone())
     }
 
     /// Whether the shell answers: it does all that is done here.

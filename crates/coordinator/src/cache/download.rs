@@ -35,7 +35,7 @@ const AHEAD: usize = 2;
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
 /// How long a client may take for a piece.
-const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+const TAKEN_WITHIN: Duration = Duration::from_mins(2);
 /// What an archive of zstd frames is.
 const NAR: &str = "application/zstd";
 
@@ -104,7 +104,7 @@ impl Downloads {
     pub(super) async fn begin(
         &self,
         wanted: Wanted<'_>,
-        shelf: &Shelf,
+        from: &Shelf,
         peer: &Peer,
     ) -> Result<Response<Body>, Unreadable> {
         let head = wanted.head();
@@ -114,18 +114,18 @@ impl Downloads {
             Part::Outside => return Ok(head),
         };
         let room = self.room(peer).await;
-        let mut frames = shelf.chunks().frame_range(&wanted.manifest, range, AHEAD);
+        let mut frames = from.chunks().frame_range(&wanted.manifest, range, AHEAD);
         // What is damaged at its beginning is told in time.
         let first = match frames.next().await {
             Some(Ok(first)) => first,
             None => return Ok(head),
             Some(Err(error)) => {
-                shelf.failed(&wanted.path, &error).await;
+                from.failed(&wanted.path, &error).await;
                 return Err(Unreadable);
             }
         };
         let (sender, pieces) = mpsc::channel(1);
-        let sending = Sending { sender, shelf: shelf.clone(), path: wanted.path, peer: peer.clone() };
+        let sending = Sending { sender, shelf: from.clone(), path: wanted.path, peer: peer.clone() };
         tokio::spawn(sending.send_all(first, frames));
         Ok(head.map(|_| body(pieces, room)))
     }
@@ -196,13 +196,14 @@ impl Sending {
 
     /// Whether somebody wants more.
     async fn send(&self, piece: Result<Bytes, io::Error>) -> bool {
-        match tokio::time::timeout(TAKEN_WITHIN, self.sender.send(piece)).await {
-            Ok(sent) => sent.is_ok(),
-            Err(_) => {
+        let sent = tokio::time::timeout(TAKEN_WITHIN, self.sender.send(piece)).await;
+        sent.map_or_else(
+            |_| {
                 self.cut();
                 false
-            }
-        }
+            },
+            |sent| sent.is_ok(),
+        )
     }
 
     /// Whoever takes nothing does not see an end either, unless the connection has one.

@@ -76,7 +76,7 @@ struct Watch {
 }
 
 /// How long a peer may leave what we write untaken.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+const TAKEN_WITHIN: Duration = Duration::from_mins(2);
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -140,16 +140,16 @@ impl Connection {
         &self.peer
     }
 
-    /// Writes, unless the connection was cut, or its peer takes nothing for too long.
-    fn poll_out<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        out: impl FnOnce(Pin<&mut dyn Transport>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    /// Nothing is written to a connection that was cut.
+    fn not_cut(&self) -> io::Result<()> {
         if self.peer.cut.is_cancelled() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut")));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut"));
         }
-        let done = out(Pin::new(&mut *self.transport), context);
+        Ok(())
+    }
+
+    /// What became of an attempt to write; an end, if the peer takes nothing for too long.
+    fn written<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
             self.untaken = None;
             return done;
@@ -223,15 +223,21 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_out(context, |transport, context| transport.poll_write(context, bytes))
+        self.not_cut()?;
+        let done = Pin::new(&mut self.transport).poll_write(context, bytes);
+        self.written(context, done)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_out(context, |transport, context| transport.poll_flush(context))
+        self.not_cut()?;
+        let done = Pin::new(&mut self.transport).poll_flush(context);
+        self.written(context, done)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_out(context, |transport, context| transport.poll_shutdown(context))
+        self.not_cut()?;
+        let done = Pin::new(&mut self.transport).poll_shutdown(context);
+        self.written(context, done)
     }
 
     fn poll_write_vectored(
@@ -239,7 +245,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_out(context, |transport, context| transport.poll_write_vectored(context, pieces))
+        self.not_cut()?;
+        let done = Pin::new(&mut self.transport).poll_write_vectored(context, pieces);
+        self.written(context, done)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -192,10 +192,11 @@ impl Program {
         let enrolling = Enrolling {
             material: self.reloading.material.clone(),
             failures: self.reloading.failures.clone(),
+            signer: self.reloading.signer.clone(),
             health: self.health.clone(),
         };
+        let pages = coordinator.pages(gatekeeper.clone(), &enrolling);
         let procedures = Access::new(coordinator.services(Some(enrolling)), gatekeeper.clone());
-        let pages = coordinator.pages(gatekeeper.clone(), self.reloading.signer.clone());
         self.reloading.pages = Some(pages.clone());
         self.gate.open(Front::new(procedures, pages));
         self.health.set_service_status("", ServingStatus::Serving).await;

@@ -75,7 +75,7 @@ async fn a_revoked_token_reads_no_more() {
     let running = serving(&built, "").await;
     let token = running.client_token("reader", v1::Role::Read).await;
     assert_eq!(get(&running, "/nix-cache-info", &basic(&token)).await.status, 200);
-    let request = v1::RevokeClientRequest { name: "reader".to_owned(), ..Default::default() };
+    let request = v1::RevokeClientRequest { name: "reader".to_owned() };
     within(AdminClient::new(running.local()).revoke_client(request)).await.expect("this user may");
     assert_eq!(get(&running, "/nix-cache-info", &basic(&token)).await.status, 401);
 }

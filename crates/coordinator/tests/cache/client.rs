@@ -79,7 +79,8 @@ pub(crate) async fn newer(running: &Running, method: &str, path: &str, headers: 
     let request = request.body(Body::empty()).expect("a request");
     let answer = within(running.remote(None).oneshot(request)).await.expect("an answer");
     let (head, body) = answer.into_parts();
-    let content = within(body.collect()).await.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+    let content =
+        within(body.collect()).await.map_or_else(|_| Bytes::new(), http_body_util::Collected::to_bytes);
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes())));
     Answer { status: head.status.as_u16(), headers: headers.collect(), content: content.to_vec() }
