@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fleet_core::Record;
 use fleet_identity::RegistryRecord;
 use fleet_journal::{Entry, JournalError, Kind, Loaded};
+use fleet_paths::roots::RootRecord;
 use fleet_wire::v1;
 use prost::Message;
 
@@ -14,6 +15,7 @@ const EVENT: Kind = Kind(3);
 const DERIVATION: Kind = Kind(4);
 const IDENTITY: Kind = Kind(5);
 const PATH: Kind = Kind(6);
+const ROOT: Kind = Kind(7);
 
 /// One entry, read back.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(crate) enum Kept {
     Identity(RegistryRecord),
     /// What became known of store paths.
     Path(fleet_paths::Record),
+    /// A change of what keeps store paths.
+    Root(RootRecord),
 }
 
 /// A run as it was asked for.
@@ -73,6 +77,10 @@ pub(crate) fn path(record: &fleet_paths::Record) -> Entry {
     json(PATH, record)
 }
 
+pub(crate) fn root(record: &RootRecord) -> Entry {
+    json(ROOT, record)
+}
+
 /// Reads an entry back.
 pub(crate) fn read(loaded: Loaded) -> Result<Kept, JournalError> {
     let Loaded { seq, entry: Entry { kind, key, body } } = loaded;
@@ -83,6 +91,7 @@ pub(crate) fn read(loaded: Loaded) -> Result<Kept, JournalError> {
         DERIVATION => from_proto(body).map(Kept::Derivation),
         IDENTITY => from_json(&body).map(Kept::Identity),
         PATH => from_json(&body).map(Kept::Path),
+        ROOT => from_json(&body).map(Kept::Root),
         Kind(other) => Err(format!("kind {other} is not known")),
     };
     kept.map_err(|why| JournalError::Unreadable { seq, why })

@@ -7,6 +7,7 @@
 mod access;
 mod attempts;
 mod cache;
+mod collect;
 pub mod config;
 mod derivations;
 mod feed;

@@ -1,6 +1,7 @@
 //! The gRPC services: requests become inputs of the shell, feeds become streams. No decisions, no state.
 
 mod admin;
+mod cache;
 mod chunks;
 mod enrolment;
 mod events;
@@ -10,6 +11,7 @@ pub(crate) mod status;
 mod workers;
 
 pub(crate) use admin::{AdminService, MAX_ADMIN};
+pub(crate) use cache::{CacheService, MAX_CACHE};
 pub(crate) use chunks::ChunksService;
 pub(crate) use enrolment::{EnrolmentService, MAX_ENROLMENT};
 pub(crate) use paths::PathsService;

@@ -19,7 +19,6 @@ use arc_swap::ArcSwap;
 use fleet_identity::oidc::Verifier;
 use fleet_journal::Standby;
 use fleet_nix::StorePath;
-use fleet_paths::collector::Condemned;
 use fleet_store::{Objects, StoreError};
 use fleet_wire::{DESCRIPTORS, MAX_MESSAGE, v1};
 use hyper_util::rt::TokioIo;
@@ -34,13 +33,14 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::access::{Access, Directory, Failures, Gatekeeper};
 use crate::cache::{Pages, Shelf, Signer};
+use crate::collect::{Collection, Saved};
 use crate::config::Config;
 use crate::internal_key::{InternalKeyError, InternalKeys};
 use crate::log_index::{IndexError, LogIndex};
 use crate::logs::LogWriter;
 use crate::paths::{PathTable, Usage};
 use crate::rpc::{
-    AdminService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_ENROLMENT, PathsService,
+    AdminService, CacheService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_CACHE, MAX_ENROLMENT, PathsService,
     RunsService, WorkersService,
 };
 use crate::shell::{Handle, Input, RestoreFailed, Settings, Shell};
@@ -110,6 +110,7 @@ pub struct Coordinator {
     directory: Directory,
     objects: Objects,
     paths: PathTable,
+    collection: Collection,
     keys: InternalKeys,
     logs: LogWriter,
     config: Config,
@@ -136,19 +137,24 @@ impl Coordinator {
             .map_err(|source| StartError::Directory { path: logs_dir.display().to_string(), source })?;
         let objects = Objects::open(&config.objects())?;
         objects.probe().await?;
-        let (forgotten, damaged) = mpsc::channel(FORGOTTEN);
-        let usage = Usage::new(config.retention.grace_s.min(IN_FLIGHT_S), Condemned::default());
-        let paths = PathTable::open(&objects, usage, forgotten).await?;
         let standby = if config.standby { Standby::Wait } else { Standby::Refuse };
         let journal = fleet_journal::open(&config.location(), standby).await.map_err(RestoreFailed::from)?;
+        // Whoever had the journal before may have changed what is kept until now.
+        let (forgotten, damaged) = mpsc::channel(FORGOTTEN);
+        let saved = Saved::new(state);
+        let usage = Usage::new(config.retention.grace_s.min(IN_FLIGHT_S), saved.read());
+        let paths = PathTable::open(&objects, usage, forgotten).await?;
         let keys = InternalKeys::load(&internal_key_files(&config), state)?;
         let mut shell = Shell::open(settings(&config, &keys), journal, index, logs.clone()).await?;
         let kept: Vec<StorePath> = paths.kept().into_iter().map(|(path, _)| path).collect();
         shell.take_stock(&kept).await?;
         let shell = shell.spawn(Some(paths.clone()));
-        tokio::spawn(tell_forgotten(damaged, shell.inputs.clone()));
+        tokio::spawn(tell_forgotten(damaged, shell.inputs.downgrade()));
+        let (weak, state) = (shell.inputs.downgrade(), state.clone());
+        let collection = Collection::new(&objects, paths.clone(), weak, config.retention, state);
+        tokio::spawn(collection.clone().run());
         let directory = shell.registry.clone();
-        Ok(Self { shell, directory, objects, paths, keys, logs, config })
+        Ok(Self { shell, directory, objects, paths, collection, keys, logs, config })
     }
 
     /// Ends the shell between two words, as a crash would. What was answered is durable.
@@ -164,6 +170,7 @@ impl Coordinator {
             read_only: self.shell.read_only.clone(),
             logs: self.logs.clone(),
             index_dir: self.config.state_dir.join("journal"),
+            usage: self.paths.usage().clone(),
         };
         let workers = WorkersService { shell: self.shell.inputs.clone() };
         let chunks = ChunksService {
@@ -191,7 +198,14 @@ impl Coordinator {
     }
 
     fn with_enrolment(&self, routes: Routes, enrolling: Enrolling) -> Routes {
-        let Enrolling { material, failures, health, .. } = enrolling;
+        let Enrolling { material, failures, signer, health } = enrolling;
+        let cache = CacheService {
+            collection: self.collection.clone(),
+            table: self.paths.clone(),
+            objects: self.objects.clone(),
+            signer,
+            shell: self.shell.inputs.clone(),
+        };
         let admin = AdminService {
             shell: self.shell.inputs.clone(),
             directory: self.directory.clone(),
@@ -210,6 +224,7 @@ impl Coordinator {
             .expect("the descriptors were made by the build");
         routes
             .add_service(v1::admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_ADMIN))
+            .add_service(v1::cache_server::CacheServer::new(cache).max_decoding_message_size(MAX_CACHE))
             .add_service(
                 v1::enrolment_server::EnrolmentServer::new(enrolment)
                     .max_decoding_message_size(MAX_ENROLMENT),
@@ -292,8 +307,9 @@ fn internal_key_files(config: &Config) -> Vec<PathBuf> {
 }
 
 /// Tells the shell which paths are here no more.
-async fn tell_forgotten(mut forgotten: mpsc::Receiver<StorePath>, shell: mpsc::Sender<Input>) {
+async fn tell_forgotten(mut forgotten: mpsc::Receiver<StorePath>, shell: mpsc::WeakSender<Input>) {
     while let Some(path) = forgotten.recv().await {
+        let Some(shell) = shell.upgrade() else { return };
         let (reply, told) = oneshot::channel();
         if shell.send(Input::Kept(path, false, reply)).await.is_err() || told.await.is_err() {
             return;

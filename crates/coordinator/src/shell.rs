@@ -15,6 +15,7 @@ mod registry;
 mod relays;
 mod restore;
 mod rights;
+mod roots;
 mod round;
 mod runs;
 mod sessions;
@@ -59,6 +60,7 @@ pub(crate) use publishing::Published;
 pub(crate) use relays::{ASK_AGAIN, RELAYED_WITHIN};
 pub use restore::RestoreFailed;
 pub(crate) use rights::{Asking, Right};
+pub(crate) use roots::{Needed, PinWhat, RootsInput, source_chunks};
 pub(crate) use runs::Submission;
 pub(crate) use sessions::{Ending, Joining, Seat};
 
@@ -107,6 +109,8 @@ pub(crate) enum Input {
     MayRead(Asking, Vec<StorePath>, Vec<Bytes>, Reply<()>),
     /// The bytes of a path are here from now on, or are no more.
     Kept(StorePath, bool, Reply<()>),
+    /// Pins, ended runs, and what is needed.
+    Roots(RootsInput),
     /// A target's closure was published, or cannot be.
     Published(Box<Published>),
 }
@@ -156,6 +160,7 @@ pub(crate) struct Shell {
     /// Which tree each eval job looks at.
     evals: HashMap<EvalJobId, SourceId>,
     known: fleet_paths::Table,
+    roots: fleet_paths::roots::Roots,
     relays: relays::Relays,
     hints: known::Hints,
     unreachable: locate::Unreachable,

@@ -31,7 +31,8 @@ impl Table {
                     }),
                 }
             }
-            for holder in &known.holders {
+            let counted = known.origin != Origin::Upstream;
+            for holder in known.holders.iter().filter(|_| counted) {
                 held.entry(self.holder_name(*holder)).or_default().push(self.path(id).clone());
             }
             if known.kept {

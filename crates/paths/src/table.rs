@@ -106,6 +106,12 @@ impl Table {
         self.entries.len()
     }
 
+    /// How many paths upstream caches serve.
+    pub fn upstream(&self) -> usize {
+        let known = self.entries.iter().filter_map(|entry| entry.known.as_ref());
+        known.filter(|known| known.origin == Origin::Upstream).count()
+    }
+
     /// Whether nothing was heard of.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

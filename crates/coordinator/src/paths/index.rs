@@ -19,9 +19,9 @@ type HashPart = [u8; HASH_PART_LEN];
 
 /// What can be said of a path without its manifest.
 #[derive(Debug)]
-pub(super) struct Summary {
-    pub(super) references: Vec<StorePath>,
-    pub(super) chunks: Box<[ChunkKey]>,
+pub(crate) struct Summary {
+    pub(crate) references: Vec<StorePath>,
+    pub(crate) chunks: Box<[ChunkKey]>,
     pub(super) nar_size: u64,
 }
 

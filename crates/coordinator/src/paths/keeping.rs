@@ -94,6 +94,35 @@ impl PathTable {
         Ok(is_damage)
     }
 
+    /// Reads a kept path back: bytes of its archive, or what is wrong with it, after which it is kept no more. None for
+    /// one that is not here.
+    pub(crate) async fn check(&self, path: &StorePath) -> Result<Option<Result<u64, PathsError>>, PathsError> {
+        if !self.index.has(path) {
+            return Ok(None);
+        }
+        let Some((info, manifest)) = self.read(path).await? else {
+            let name = path.to_string();
+            return Ok(Some(Err(StoreError::DamagedManifest(name).into())));
+        };
+        let _hold = self.usage.hold(manifest.pieces.iter().map(|piece| &piece.digest));
+        let mut found = CheckedPath { info, manifest: manifest.clone() };
+        match verify::archive(&self.chunks, &mut found, None).await {
+            Ok(()) => {}
+            Err(error @ (PathsError::Store(_) | PathsError::Interrupted)) => return Err(error),
+            // A collection takes chunks only after their path.
+            Err(_) if !self.index.has(path) => return Ok(None),
+            Err(error) => {
+                self.forget(path, &error.to_string()).await?;
+                return Ok(Some(Err(error)));
+            }
+        }
+        if found.manifest != manifest {
+            // Somebody brought a damaged chunk again, in another frame.
+            self.manifests.replace(path.as_str(), &found.manifest).await?;
+        }
+        Ok(Some(Ok(found.info.nar_size)))
+    }
+
     /// Keeps a path no more whose bytes are not what they should be. First, neither it nor what refers to it is
     /// published any more.
     pub(super) async fn forget(&self, path: &StorePath, why: &str) -> Result<(), PathsError> {

@@ -10,6 +10,9 @@ use fleet_store::{Place, cut, seal_frame};
 
 use super::*;
 
+mod publishing;
+mod verification;
+
 /// A table on a store of its own.
 struct Shelf {
     directory: tempfile::TempDir,

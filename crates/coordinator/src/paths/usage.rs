@@ -2,7 +2,7 @@
 //! through together, a removal alone.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fleet_nix::StorePath;
@@ -19,13 +19,15 @@ struct Inner {
     gate: RwLock<()>,
     collector: Mutex<Collector>,
     began: Instant,
+    in_flight: Duration,
 }
 
 impl Usage {
     /// Goes on from what was condemned. What was used within `in_flight_s` is never removed.
     pub(crate) fn new(in_flight_s: u32, condemned: Condemned) -> Self {
         let collector = Mutex::new(Collector::new(in_flight_s, 0, condemned));
-        Self(Arc::new(Inner { gate: RwLock::new(()), collector, began: Instant::now() }))
+        let in_flight = Duration::from_secs(u64::from(in_flight_s));
+        Self(Arc::new(Inner { gate: RwLock::new(()), collector, began: Instant::now(), in_flight }))
     }
 
     /// Seconds since the start, whatever the machine's clock says.
@@ -48,6 +50,18 @@ impl Usage {
         self.0.collector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Decisions of its own that begin like these: nothing that follows from them is carried out.
+    pub(crate) fn rehearsal(&self) -> Self {
+        let collector = Mutex::new(self.collector().clone());
+        let Inner { began, in_flight, .. } = &*self.0;
+        Self(Arc::new(Inner { gate: RwLock::new(()), collector, began: *began, in_flight: *in_flight }))
+    }
+
+    /// Whether what was written then may be part of an upload that goes on.
+    pub(crate) fn is_young(&self, written: SystemTime, now: SystemTime) -> bool {
+        now.duration_since(written).is_ok_and(|age| age < self.0.in_flight)
+    }
+
     /// Those of `digests` that are absent, in their order. The others stay for as long as an upload may take.
     pub(crate) async fn missing(
         &self,
@@ -64,6 +78,11 @@ impl Usage {
         let _entered = self.enter().await;
         self.collector().use_chunks(self.now(), [key(&digest)]);
         chunks.put(digest, frame).await
+    }
+
+    /// Somebody counts on these chunks.
+    pub(crate) fn use_chunks(&self, digests: impl IntoIterator<Item = Digest>) {
+        self.collector().use_chunks(self.now(), digests.into_iter().map(|digest| key(&digest)));
     }
 
     /// Somebody was told that these are here.

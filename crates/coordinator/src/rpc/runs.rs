@@ -14,7 +14,8 @@ use crate::access::Caller;
 use crate::feed::{self, Feeds};
 use crate::log_search::{self, FoundLog, Search, Wanted};
 use crate::logs::{LogReader, LogWriter, Pull};
-use crate::shell::{Input, Reply, Submission};
+use crate::paths::Usage;
+use crate::shell::{Input, Reply, Submission, source_chunks};
 
 /// Messages waiting for a client; then its stream waits, and nothing else does.
 const OUTBOUND: usize = 256;
@@ -35,6 +36,7 @@ pub(crate) struct RunsService {
     pub(crate) read_only: watch::Receiver<String>,
     pub(crate) logs: LogWriter,
     pub(crate) index_dir: PathBuf,
+    pub(crate) usage: Usage,
 }
 
 #[tonic::async_trait]
@@ -42,6 +44,10 @@ impl v1::runs_server::Runs for RunsService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
         let client = Caller::of(request.extensions()).owner().to_owned();
         let submission = Box::new(Submission { request: request.into_inner(), client });
+        // From here on the run needs its sources; what was told to be here long ago may be gone.
+        let _entered = self.usage.enter().await;
+        let sources = submission.request.before.iter().chain(&submission.request.after);
+        self.usage.use_chunks(sources.flat_map(source_chunks));
         let run = self.ask(|reply| Input::Submit(submission, reply)).await?;
         Ok(Response::new(v1::SubmitReply { run }))
     }

@@ -7,6 +7,7 @@ use fleet_core::SessionEnd;
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
 use fleet_journal::JournalError;
+use fleet_paths::roots::PinRefusal;
 use fleet_nix::StorePath;
 use fleet_store::StoreError;
 use fleet_telemetry::with_causes;
@@ -147,6 +148,27 @@ pub(crate) fn paths(error: &PathsError) -> Status {
         PathsError::Store(error) => store(error),
         PathsError::Interrupted => Status::unavailable(with_causes(error)),
     }
+}
+
+/// Something is not pinned, or not unpinned.
+pub(crate) fn pin(refusal: &PinRefusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        PinRefusal::Name => Status::invalid_argument(text),
+        PinRefusal::Taken(_) => Status::already_exists(text),
+        PinRefusal::Unknown(_) => Status::not_found(text),
+        PinRefusal::Full => Status::resource_exhausted(text),
+    }
+}
+
+/// A run that left nothing that could be pinned.
+pub(crate) fn nothing_to_pin(run: &str) -> Status {
+    Status::failed_precondition(format!("nothing of {run} is kept here: it failed, was not to be built, or is collected"))
+}
+
+/// One collection or check at a time.
+pub(crate) fn collecting() -> Status {
+    Status::aborted("another collection or check is under way: wait for its end")
 }
 
 /// The disk of the chunk store is full. Nothing is kept by half.

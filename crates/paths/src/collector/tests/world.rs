@@ -64,8 +64,10 @@ struct Upload {
     order: Vec<usize>,
     at: usize,
     step: Step,
-    /// When this path was first asked about: what was told is counted on for a while.
-    asked_at: i64,
+    /// When each chunk was told to be here, or brought: that is counted on for a while.
+    chunk_at: BTreeMap<ChunkKey, i64>,
+    /// No run is known to want it.
+    lone: bool,
     /// When each path before it was told to be here, or brought.
     told_at: BTreeMap<usize, i64>,
 }
@@ -207,8 +209,10 @@ impl World {
         let target = self.below_usize(PATHS);
         let source = (0..2).map(|_| self.below(CHUNKS)).collect();
         let order = self.closure(target);
-        let (asked_at, told_at) = (self.now, BTreeMap::new());
-        self.uploads.push(Upload { target, source, order, at: 0, step: Step::AskSource, asked_at, told_at });
+        let lone = self.below(3) == 0;
+        let step = if lone { Step::Ask } else { Step::AskSource };
+        let (chunk_at, told_at) = (BTreeMap::new(), BTreeMap::new());
+        self.uploads.push(Upload { target, source, order, at: 0, step, chunk_at, lone, told_at });
     }
 
     /// One step of an upload; false when it is done.
@@ -216,20 +220,25 @@ impl World {
         let is_fresh = |since: i64, now: i64| now - since < i64::from(IN_FLIGHT);
         match &mut upload.step {
             Step::AskSource => {
-                upload.asked_at = self.now;
+                upload.chunk_at.extend(upload.source.iter().map(|key| (*key, self.now)));
                 upload.step = Step::PutSource(self.ask(&upload.source.clone()));
             }
             Step::PutSource(missing) => match missing.pop() {
-                Some(key) => self.put(key),
+                Some(key) => {
+                    self.put(key);
+                    upload.chunk_at.insert(key, self.now);
+                }
                 None => upload.step = Step::Submit,
             },
             Step::Submit => {
                 if self.sabotage != Sabotage::SubmitWithoutUse {
                     self.collector.use_chunks(self.now, upload.source.iter().copied());
                 }
-                if upload.source.iter().all(|key| self.chunks.contains_key(key)) {
+                let gone: Vec<ChunkKey> =
+                    upload.source.iter().copied().filter(|key| !self.chunks.contains_key(key)).collect();
+                if gone.is_empty() {
                     upload.step = Step::Ask;
-                } else if is_fresh(upload.asked_at, self.now) {
+                } else if gone.iter().any(|key| is_fresh(upload.chunk_at[key], self.now)) {
                     return Err("a source that was there is gone before its run is submitted".to_owned());
                 } else {
                     upload.step = Step::AskSource;
@@ -237,8 +246,14 @@ impl World {
             }
             Step::Ask => {
                 let Some(number) = upload.order.get(upload.at).copied() else {
-                    self.roots.insert(upload.target);
-                    upload.step = Step::Publish(0);
+                    // As who pins it does: it is there, and used.
+                    if self.kept.contains(&upload.target) {
+                        self.use_paths(&[upload.target]);
+                        self.roots.insert(upload.target);
+                        upload.step = Step::Publish(0);
+                    } else {
+                        upload.at = 0;
+                    }
                     return Ok(true);
                 };
                 if self.kept.contains(&number) {
@@ -248,13 +263,16 @@ impl World {
                     upload.told_at.insert(number, self.now);
                     upload.at += 1;
                 } else {
-                    upload.asked_at = self.now;
                     let chunks = self.contents[number].chunks.clone();
+                    upload.chunk_at.extend(chunks.iter().map(|key| (*key, self.now)));
                     upload.step = Step::Put(self.ask(&chunks));
                 }
             }
             Step::Put(missing) => match missing.pop() {
-                Some(key) => self.put(key),
+                Some(key) => {
+                    self.put(key);
+                    upload.chunk_at.insert(key, self.now);
+                }
                 None => upload.step = Step::Verify,
             },
             Step::Verify => {
@@ -270,7 +288,8 @@ impl World {
                 if self.sabotage != Sabotage::VerifyWithoutHold {
                     self.collector.let_go(self.now, &chunks);
                 }
-                if is_fresh(upload.asked_at, self.now) {
+                let mut gone = chunks.iter().filter(|key| !self.chunks.contains_key(key));
+                if gone.any(|key| is_fresh(upload.chunk_at[key], self.now)) {
                     return Err(format!("a chunk of {number} is gone that was there"));
                 }
                 upload.step = Step::Ask;
@@ -375,7 +394,7 @@ impl World {
     /// Uploads whose runs are submitted.
     fn submitted(&self) -> impl Iterator<Item = &Upload> {
         let before = |step: &Step| matches!(step, Step::AskSource | Step::PutSource(_) | Step::Submit);
-        self.uploads.iter().filter(move |upload| !before(&upload.step))
+        self.uploads.iter().filter(move |upload| !upload.lone && !before(&upload.step))
     }
 
     fn collect(&mut self) {
