@@ -36,6 +36,7 @@ async fn chunks_are_in_s3_and_outlive_the_coordinator() {
     let name = chunk.digest.to_string();
     assert!(server.bucket().join("a/fleet/chunks").join(&name[..2]).join(&name).exists());
     assert!(!running.state().join("objects").exists());
+    running.signal("TERM");
     running.end();
     // Another one, with nothing in its state directory.
     let other = start();
