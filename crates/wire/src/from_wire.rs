@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use fleet_core::{
     Counts, DrvPath, EarlierFailures, EvalReport, Evaluated, Event, Failure, FailureClass, FailureCode, Goal,
-    Host, HostKind, LeaseId, Load, OnFailure, OutputPath, RunRequest, Selection, StepLimits,
-    StepOutcome, StepReport, WorkerHello, WorkerId,
+    Host, HostKind, LeaseId, Load, OnFailure, OutputPath, RunRequest, Selection, StepLimits, StepOutcome,
+    StepReport, WorkerHello, WorkerId,
 };
 use fleet_core::{Epoch, EvalJobId, RealiseJobId};
 use thiserror::Error;

@@ -222,3 +222,39 @@ fn failures_and_counts_come_back_as_they_went() {
         assert_eq!(host(crate::to_wire::host(&original)), Ok(original));
     }
 }
+
+#[test]
+fn what_is_missing_and_how_large_outputs_are_pass_the_edge() {
+    let out = "00000000000000000000000000000000-x";
+    let output = |nar_size| v1::BuiltOutput {
+        path: out.into(),
+        info: Some(v1::PathInfo { nar_size, ..v1::PathInfo::default() }),
+        ..v1::BuiltOutput::default()
+    };
+    let report = |outputs: Vec<v1::BuiltOutput>, missing: Vec<String>| {
+        let (drv, outcome) = (DRV.into(), v1::OutcomeClass::InputMissing.into());
+        let report = v1::StepReported { drv, outcome, outputs, missing, ..v1::StepReported::default() };
+        let event = step_reported(WorkerId(1), report, &"".into())?;
+        let Event::StepReported { report: StepReport::Ended { output_bytes, missing, .. }, .. } = event
+        else {
+            panic!("not an end: {event:?}");
+        };
+        Ok((output_bytes, missing))
+    };
+    assert_eq!(report(vec![output(2), output(3)], vec![out.into()]), Ok((5, vec![out.into()])));
+    assert_eq!(report(vec![output(u64::MAX), output(1)], Vec::new()), Ok((u64::MAX, Vec::new())));
+    let (_, missing) =
+        report(Vec::new(), vec![out.into(); MAX_MISSING + 1]).expect("the rest is found again");
+    assert_eq!(missing.len(), MAX_MISSING);
+    assert_eq!(report(Vec::new(), vec!["../x".into()]), Err(WireError::Invalid("output")));
+    let wrong = v1::PathsRealised { missing: vec!["x".into()], ..v1::PathsRealised::default() };
+    assert_eq!(realised(WorkerId(1), wrong), Err(WireError::Invalid("output")));
+}
+
+#[test]
+fn a_store_says_what_it_has_room_for_or_nothing() {
+    let heard = |store_total, store_free| {
+        load(&v1::Heartbeat { store_total, store_free, ..v1::Heartbeat::default() }).store_free
+    };
+    assert_eq!((heard(0, 0), heard(10, 0), heard(10, 4)), (None, Some(0), Some(4)));
+}
