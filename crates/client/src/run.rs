@@ -76,7 +76,7 @@ pub async fn run_here<W: Write>(
 ) -> Result<Ended, CliError> {
     let (sender, mut news) = mpsc::channel(NEWS);
     let preparing = prepare_and_start(options, embed, location, &sender);
-    let (prepared, embedded) = hearing(preparing, &mut news, display, signals).await?;
+    let (prepared, embedded) = hearing(Box::pin(preparing), &mut news, display, signals).await?;
     let there = There {
         connection: Connection::in_memory(embedded.channel.clone()),
         reconnect_for: IN_PROCESS_PATIENCE,
@@ -112,7 +112,7 @@ pub async fn run_there<W: Write>(
     let (sender, mut news) = mpsc::channel(NEWS);
     let preparation = Preparation::below(cache_dir, Reach::Elsewhere);
     let preparing = prepare(options, location, &preparation, &sender);
-    let prepared = hearing(preparing, &mut news, display, signals).await?;
+    let prepared = hearing(Box::pin(preparing), &mut news, display, signals).await?;
     submit_and_watch(options, prepared, there, display, signals).await
 }
 

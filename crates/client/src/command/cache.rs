@@ -1,5 +1,6 @@
 //! `fleetctl cache`: what a coordinator keeps, or what runs in this process left behind.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use fleet_wire::v1;
@@ -213,7 +214,7 @@ fn sentence(collected: &Collected) -> String {
         bytes(collected.bytes_removed)
     );
     if collected.condemned > 0 {
-        text.push_str(&format!("; {} condemned, removed when the grace is over", collected.condemned));
+        let _ = write!(text, "; {} condemned, removed when the grace is over", collected.condemned);
     }
     text
 }
@@ -246,7 +247,7 @@ async fn verify(connection: &Connection, said: Said, json: bool) -> Result<Exit,
         let count = plural(usize::try_from(last.paths).unwrap_or(usize::MAX), "store path");
         let mut text = format!("{count}, {}: {} damaged\n", bytes(last.bytes), damaged.len());
         for found in &damaged {
-            text.push_str(&format!("{}: {}\n", visible(&found.path), visible(&found.why)));
+            let _ = writeln!(text, "{}: {}", visible(&found.path), visible(&found.why));
         }
         output::print(&text)?;
     }

@@ -38,7 +38,7 @@ impl Inputs {
         // Git asks the host's shell for what it wants: here that is this one.
         fs::write(&ssh, "#!/bin/sh\nfor command; do :; done\nexec sh -c \"$command\"\n").expect("written");
         fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("ours");
-        let mut flake = GitRepo::init(scratch.join("fleet"));
+        let flake = GitRepo::init(scratch.join("fleet"));
         let at = scratch.display();
         flake.write(
             "flake.nix",

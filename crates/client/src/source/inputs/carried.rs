@@ -69,15 +69,14 @@ impl Carried {
         if let Some(tree) = self.trees.get(&nar_hash) {
             return Ok(Taken { name, tree: Arc::clone(tree) });
         }
-        let (known, spool) = match known::read(&self.places.known, nar_hash) {
-            Some(known) => (known, None),
-            None => {
-                packing(&input);
-                let spool = pack_spool(&input, &self.places)?;
-                let known = cut(&input, &spool)?;
-                known::write(&self.places.known, nar_hash, &known);
-                (known, Some(spool))
-            }
+        let (known, spool) = if let Some(known) = known::read(&self.places.known, nar_hash) {
+            (known, None)
+        } else {
+            packing(&input);
+            let spool = pack_spool(&input, &self.places)?;
+            let known = cut(&input, &spool)?;
+            known::write(&self.places.known, nar_hash, &known);
+            (known, Some(spool))
         };
         let places = self.places.clone();
         let tree =

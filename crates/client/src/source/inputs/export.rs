@@ -6,9 +6,9 @@ use crate::source::git::{Git, GitError};
 use crate::source::tree::{Entry, EntryKind};
 
 /// The entries that are exported. A directory of which nothing is left stays as an empty one, as Nix has it.
-pub(super) fn exported(git: &Git, rev: &str, entries: Vec<Entry>) -> Result<Vec<Entry>, GitError> {
+pub(super) fn exported(git: &Git, rev: &str, entries: &[Entry]) -> Result<Vec<Entry>, GitError> {
     let mut paths: BTreeSet<&[u8]> = BTreeSet::new();
-    for entry in &entries {
+    for entry in entries {
         paths.extend(parents(&entry.path));
         paths.insert(&entry.path);
     }

@@ -231,7 +231,7 @@ fn locked(name: String, node: &Node) -> Result<LockedInput, LockError> {
         },
     };
     let store_name = text("name").filter(|name| *name != "source").map(str::to_owned);
-    Ok(LockedInput { store_name, nar_hash, place, name })
+    Ok(LockedInput { name, nar_hash, store_name, place })
 }
 
 /// Old versions of Nix left the padding out.

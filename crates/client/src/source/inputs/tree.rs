@@ -260,7 +260,7 @@ fn commit_spool(
     let modules: Vec<Vec<u8>> =
         entries.iter().filter(|entry| entry.is_directory()).map(|entry| entry.path.clone()).collect();
     if input.export_ignore {
-        entries = export::exported(git, &rev, entries)?;
+        entries = export::exported(git, &rev, &entries)?;
     }
     let spool = fill(&entries, &mut Objects::open(git)?, spools)?;
     if spool.nar_hash == expected.0 || modules.is_empty() {
