@@ -14,7 +14,7 @@ mod ticket;
 pub use crate::transfer::fetch::{FetchError, Fetched, Fetcher, FetcherConfig, Locate, Located, LocatedPath};
 pub use crate::transfer::manifest_cache::ManifestCache;
 pub(crate) use dial::Holders;
-pub use server::{Keys, PeerConfig, Server, ServerError};
+pub use server::{Gone, Keys, PeerConfig, Server, ServerError};
 pub use ticket::{TICKET_PURPOSE, TicketError};
 
 /// Largest frame of HTTP/2: a chunk is a few of them instead of dozens.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fleet_nix::daemon::{Daemon, DaemonError, Trust};
 use fleet_nix::proxy::{LocalImports, ProxyConfig, ProxyError, StoreProxy};
 use fleet_wire::v1;
+use fleet_wire::v1::worker_message::Message;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -26,7 +27,7 @@ use crate::introduced::Introduced;
 use crate::lane::Lanes;
 use crate::link::Link;
 use crate::machine;
-use crate::peer::{Keys, PeerConfig, Server, ServerError};
+use crate::peer::{Gone, Keys, PeerConfig, Server, ServerError};
 use crate::planner::Planner;
 use crate::presence::Presence;
 use crate::refusal::{Pace, Refusal};
@@ -123,7 +124,7 @@ impl Worker {
     /// session, another is opened.
     pub async fn run(self, link: impl Into<Link>, stop: Stop) -> Result<(), WorkerError> {
         let link = link.into();
-        let hello = self.hello.clone();
+        let mut hello = self.hello.clone();
         let context = Arc::new(self.context(link.channel.clone(), link.credentials()).await?);
         let mut agent = Agent::new(context, Sessions::Many, stop);
         // Dropped with the worker.
@@ -135,7 +136,9 @@ impl Worker {
         }
         let mut backoff = Backoff::default();
         let context = agent.context.clone();
-        let _peers = serve_peers(&context, link.credentials()).await?;
+        let peers = serve_peers(&context, link.credentials()).await?;
+        let port = peers.as_ref().map(|server| server.address().port());
+        hello.peer_addresses = peer_addresses(&context.config, port);
         loop {
             let hello = v1::Hello { holds: agent.holds(), ..hello.clone() };
             let opened = Moment::now();
@@ -248,7 +251,7 @@ fn hello(config: &Config, capabilities: &Capabilities, daemon: &Daemon, boot_id:
             Some(systems) => systems.clone(),
             None => capabilities.emulated(),
         },
-        peer_addresses: peer_addresses(config),
+        peer_addresses: Vec::new(),
     }
 }
 
@@ -265,7 +268,13 @@ async fn serve_peers(context: &Context, credentials: Option<&Path>) -> Result<Op
         return Ok(None);
     };
     let keys = internal_keys(context.presence.clone());
+    let presence = context.presence.clone();
+    let gone = Gone::new(move |path| {
+        let paths = vec![path.to_string()];
+        presence.mention(Message::PathsLost(v1::PathsLost { paths }));
+    });
     let server = Server::start(PeerConfig {
+        gone,
         daemon_patience: context.config.daemon_patience,
         manifests: context.transfer.manifests(),
         ..PeerConfig::new(listen, credentials.to_owned(), keys, context.config.daemon.clone())
@@ -275,12 +284,10 @@ async fn serve_peers(context: &Context, credentials: Option<&Path>) -> Result<Op
     Ok(Some(server))
 }
 
-/// Where other workers find this one.
-fn peer_addresses(config: &Config) -> Vec<String> {
-    match config.peer_listen {
-        Some(listen) if config.peer_addresses.is_empty() => {
-            vec![format!("{}:{}", config.name, listen.port())]
-        }
+/// Where other workers find this one, if it serves them at a port.
+fn peer_addresses(config: &Config, port: Option<u16>) -> Vec<String> {
+    match port {
+        Some(port) if config.peer_addresses.is_empty() => vec![format!("{}:{port}", config.name)],
         Some(_) => config.peer_addresses.clone(),
         None => Vec::new(),
     }

@@ -15,6 +15,7 @@ use fleet_identity::tls::{self, TlsError};
 use fleet_identity::{Credentials, CredentialsError, Identity, IdentityError, Kind};
 use fleet_nix::daemon::DaemonAddress;
 use fleet_nix::signature::PublicKey;
+use fleet_nix::store_path::StorePath;
 use fleet_wire::v1::peer_server::PeerServer;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -63,6 +64,27 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// Who is told of paths that were asked for and are not here.
+#[derive(Clone)]
+pub struct Gone(Arc<dyn Fn(&StorePath) + Send + Sync>);
+
+impl Gone {
+    /// Called once for each fetch that asks for such a path.
+    pub fn new(tell: impl Fn(&StorePath) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    pub(super) fn tell(&self, path: &StorePath) {
+        (self.0)(path);
+    }
+}
+
+impl fmt::Debug for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gone")
+    }
+}
+
 /// What a server serves, and from where.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
@@ -76,6 +98,8 @@ pub struct PeerConfig {
     pub daemon: DaemonAddress,
     /// How long a daemon that restarts is waited for.
     pub daemon_patience: Duration,
+    /// Told what is not here any more.
+    pub gone: Gone,
     /// Where archives were cut before.
     pub manifests: Option<Arc<ManifestCache>>,
     /// Fetches that run at a time; each takes some 10 MB.
@@ -93,6 +117,7 @@ impl PeerConfig {
             keys,
             daemon,
             daemon_patience: Duration::from_secs(30),
+            gone: Gone::new(|_| {}),
             manifests: None,
             fetches: 8,
             taken_within: Duration::from_mins(2),
@@ -143,6 +168,7 @@ impl Server {
         let service = Service {
             files: Files { address: config.daemon, patience: config.daemon_patience },
             keys: config.keys,
+            gone: config.gone,
             manifests: config.manifests,
             running: Semaphore::new(config.fetches.max(1)),
             waiting: Service::waiting(),

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::reading::{Cutting, Files, ReadingError, Rooted};
-use super::server::{Caller, Keys};
+use super::server::{Caller, Gone, Keys};
 use super::ticket::{Gate, TicketError};
 use crate::transfer::manifest_cache::{ManifestCache, Piece, Pieces};
 
@@ -43,6 +43,7 @@ type Replies = mpsc::Sender<Result<v1::FetchReply, Status>>;
 pub(super) struct Service {
     pub(super) files: Files,
     pub(super) keys: Keys,
+    pub(super) gone: Gone,
     pub(super) manifests: Option<Arc<ManifestCache>>,
     pub(super) running: Semaphore,
     pub(super) waiting: Arc<Semaphore>,
@@ -186,6 +187,7 @@ impl Fetch<'_> {
         for index in 0..self.paths.len() {
             let (path, number) = (self.paths[index].clone(), wire_index(index));
             if !rooted.has(&path) {
+                self.service.gone.tell(&path);
                 self.out.say(Reply::Gone(v1::FetchGone { path: number })).await?;
                 continue;
             }

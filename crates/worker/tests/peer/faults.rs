@@ -6,7 +6,7 @@ use fleet_testkit::{Direction, FaultProxy};
 use fleet_wire::v1;
 use fleet_wire::v1::fetch_request::Request as Ask;
 use fleet_wire::v1::peer_client::PeerClient;
-use fleet_worker::peer::FetchError;
+use fleet_worker::peer::{FetchError, Gone};
 
 use crate::hall::{Hall, file_nar, noise, within};
 
@@ -95,12 +95,17 @@ async fn a_path_that_a_holder_has_lost_comes_from_another() {
     let (kept, lost) = (file_nar(b"kept"), file_nar(b"lost"));
     let lost_info = second.add(&hall.path("lost"), &lost, &[]).await;
     let kept_info = first.add(&hall.path("kept"), &kept, &[]).await;
-    let (one, two) = (first.serve(&hall).await, second.serve(&hall).await);
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let one = first.serve_with(&hall, |config| {
+        config.gone = Gone::new(move |path| told.send(path.clone()).expect("somebody listens"));
+    });
+    let (one, two) = (one.await, second.serve(&hall).await);
     let desk = hall.desk(&[&lost_info, &kept_info]);
     desk.tell("first", one.address(), "here", &[&lost_info, &kept_info]);
     desk.tell("second", two.address(), "here", &[&lost_info]);
     here.fetch(&hall, &desk).await.expect("fetched");
     assert!(here.has(&lost_info).await && here.has(&kept_info).await);
+    assert_eq!(heard.recv().await, Some(lost_info.path), "its coordinator should know");
     assert!(desk.relays().is_empty());
 }
 
