@@ -143,8 +143,20 @@ impl Farm {
     /// Enrols and starts a worker with a daemon of its own. It is granted these systems; its daemon, which runs any
     /// shell script, claims them all.
     pub fn add_worker(&mut self, name: &str, systems: &[&str], slots: u32) {
+        self.add_worker_with(name, systems, slots, "");
+    }
+
+    /// The same, with further lines of its worker.toml.
+    pub fn add_worker_with(&mut self, name: &str, systems: &[&str], slots: u32, lines: &str) {
         let url = self.url();
-        self.add_worker_at(name, systems, slots, &url, DaemonOptions::default());
+        let lines = format!("{}{lines}", reachable());
+        self.install_worker(name, systems, slots, &url, DaemonOptions::default(), &lines);
+    }
+
+    /// The same, where no other worker reaches it.
+    pub fn add_hidden_worker(&mut self, name: &str, systems: &[&str], slots: u32) {
+        let url = self.url();
+        self.install_worker(name, systems, slots, &url, DaemonOptions::default(), "");
     }
 
     /// The same, at another address, such as a proxy's, and with other options of the daemon.
@@ -154,7 +166,19 @@ impl Farm {
         systems: &[&str],
         slots: u32,
         url: &str,
+        options: DaemonOptions,
+    ) {
+        self.install_worker(name, systems, slots, url, options, &reachable());
+    }
+
+    fn install_worker(
+        &mut self,
+        name: &str,
+        systems: &[&str],
+        slots: u32,
+        url: &str,
         mut options: DaemonOptions,
+        lines: &str,
     ) {
         options.extra_platforms = systems.iter().map(|system| (*system).to_owned()).collect();
         if namespace::is_inside() {
@@ -164,7 +188,8 @@ impl Farm {
         let state = self.directory.path().join(name);
         fs::create_dir_all(&state).expect("a state directory");
         let configuration = format!(
-            "state_dir = \"{}\"\nstore = \"{}\"\nslots = {slots}\nnix = \"{}\"\ncoordinator = \"{url}\"\n{}\n",
+            "state_dir = \"{}\"\nstore = \"{}\"\nslots = {slots}\nnix = \"{}\"\ncoordinator = \"{url}\"\n\
+             collect_below_bytes = 0\n{lines}{}\n",
             state.display(),
             daemon.store_uri(),
             daemon.nix_bin().display(),
@@ -302,6 +327,12 @@ fn program(name: &str, directory: &Path) -> Command {
         .env("LC_ALL", "C.UTF-8")
         .current_dir(directory);
     command
+}
+
+/// Lines of worker.toml with which other workers reach it.
+fn reachable() -> String {
+    let peer = format!("{}:{}", Ipv4Addr::LOCALHOST, free_port());
+    format!("peer_listen = \"{peer}\"\npeer_addresses = [\"{peer}\"]\n")
 }
 
 /// A port that nobody listens on at the moment.

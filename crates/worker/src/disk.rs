@@ -27,8 +27,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// Paths that are let go in one go.
 const LET_GO: usize = 1024;
-/// Between collections that free next to nothing: doubled each time, up to the second.
-const RESTS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
+/// Looks without a collection after one that freed next to nothing: doubled each time, up to the second.
+const RESTS: (u32, u32) = (6, 360);
 
 /// Looks after the store's disk for as long as it is polled. For workers that outlive their sessions.
 pub(crate) async fn keep_room(context: Arc<Context>) {
@@ -76,6 +76,8 @@ fn lack(context: &Context) -> u64 {
 async fn tidy(context: &Context) {
     let old = context.gc_roots.older_than(context.config.keep_outputs);
     context.gc_roots.release(old.iter().filter(|path| !context.roots.is_guarded(path)));
+    // Idle connections hold what was built over them.
+    context.lanes.forget_idle();
     if let Err(error) = context.roots.renew().await {
         tracing::debug!(%error, "roots that nobody needs are held for longer");
     }
@@ -83,15 +85,8 @@ async fn tidy(context: &Context) {
 
 /// Collects garbage, and what only our roots keep if that is not enough. Gives the bytes that were freed.
 async fn make_room(context: &Context, lack: u64) -> Result<u64, DaemonError> {
-    // Every connection holds what went through it.
-    context.roots.renew().await?;
-    context.lanes.forget_idle();
-    if let Ok(mut planner) = context.planner.try_lock() {
-        planner.let_go().await?;
-    }
-    tokio::time::sleep(SETTLE).await;
     let mut daemon = Daemon::connect(&context.config.daemon).await?;
-    let mut freed = daemon.collect_garbage(lack).await?.freed;
+    let mut freed = collect(context, &mut daemon, lack).await?;
     for candidates in [kept_elsewhere(context).await, context.gc_roots.older_than(YOUNG)] {
         if freed >= lack {
             break;
@@ -99,12 +94,24 @@ async fn make_room(context: &Context, lack: u64) -> Result<u64, DaemonError> {
         let chosen = choose(context, &mut daemon, candidates, lack - freed).await?;
         if !chosen.is_empty() {
             context.gc_roots.release(&chosen);
-            freed += daemon.collect_garbage(lack - freed).await?.freed;
+            context.roots.forget(&chosen);
+            freed += collect(context, &mut daemon, lack - freed).await?;
             tell_lost(context, &mut daemon, &chosen).await?;
         }
     }
     context.infos.forget_all();
     Ok(freed)
+}
+
+/// Collects what nothing holds: every connection of ours holds what went through it, so they are made anew.
+async fn collect(context: &Context, daemon: &mut Daemon, lack: u64) -> Result<u64, DaemonError> {
+    context.roots.renew().await?;
+    context.lanes.forget_idle();
+    if let Ok(mut planner) = context.planner.try_lock() {
+        planner.let_go().await?;
+    }
+    tokio::time::sleep(SETTLE).await;
+    Ok(daemon.collect_garbage(lack).await?.freed)
 }
 
 /// Outputs of ours that the coordinator has, the oldest first.
@@ -155,22 +162,24 @@ async fn tell_lost(
     Ok(())
 }
 
-/// When a collection makes sense again.
+/// When a collection makes sense again, in looks.
 #[derive(Debug, Default)]
 struct Pace {
-    rest: Duration,
-    ended: Option<Moment>,
+    rest: u32,
+    looks: u32,
 }
 
 impl Pace {
-    fn is_due(&self) -> bool {
-        self.ended.is_none_or(|at| at.elapsed() >= self.rest)
+    /// Counts a look.
+    fn is_due(&mut self) -> bool {
+        self.looks = self.looks.saturating_sub(1);
+        self.looks == 0
     }
 
     fn ended(&mut self, was_worth_it: bool) {
         let (shortest, longest) = RESTS;
-        self.rest = if was_worth_it { Duration::ZERO } else { (2 * self.rest).clamp(shortest, longest) };
-        self.ended = Some(Moment::now());
+        self.rest = if was_worth_it { 0 } else { (2 * self.rest).clamp(shortest, longest) };
+        self.looks = self.rest;
     }
 }
 
@@ -185,10 +194,9 @@ mod tests {
         let mut rests = Vec::new();
         for _ in 0..8 {
             pace.ended(false);
-            assert!(!pace.is_due());
-            rests.push(pace.rest.as_secs());
+            rests.push((1..).find(|_| pace.is_due()).expect("some time"));
         }
-        assert_eq!(rests, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        assert_eq!(rests, [6, 12, 24, 48, 96, 192, 360, 360]);
         pace.ended(true);
         assert!(pace.is_due());
     }

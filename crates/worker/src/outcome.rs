@@ -35,7 +35,7 @@ impl Outcome {
     /// The daemon answered.
     pub(crate) fn of_made(made: Made, witness: &Witness) -> Self {
         let class = weighed(made.verdict, &made.message, witness.saw_full_disk(), witness.saw_oom_kill());
-        let outputs = made.outputs.iter();
+        let outputs = made.outputs.iter().filter(|_| made.verdict.is_success());
         let outputs = outputs
             .map(|(name, path)| v1::BuiltOutput {
                 name: name.to_string(),

@@ -81,6 +81,14 @@ impl Roots {
         lock(&self.needs).guarded.contains_key(path)
     }
 
+    /// These need not linger.
+    pub(crate) fn forget<'p>(&self, paths: impl IntoIterator<Item = &'p StorePath>) {
+        let mut needs = lock(&self.needs);
+        for path in paths {
+            needs.lingering.remove(path);
+        }
+    }
+
     /// Lets go of what nobody needs any more.
     pub(crate) async fn renew(&self) -> Result<(), DaemonError> {
         let mut held = self.held.lock().await;

@@ -1,9 +1,12 @@
 //! The worker as its coordinator meets it: real daemons, real builds, and a coordinator that keeps to a script.
 
 mod away;
+mod keeper;
 mod machine;
+mod moving;
 mod programs;
 mod relay;
+mod room;
 mod scripted;
 mod tls;
 

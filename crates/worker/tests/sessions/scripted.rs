@@ -1,9 +1,6 @@
 //! A coordinator that says exactly what a test tells it, and steps of a real daemon's store for it to lease.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +9,12 @@ use fleet_nix::daemon::DaemonAddress;
 use fleet_nix::derivation::Derivation;
 use fleet_nix::nar_dump::dump_path;
 use fleet_nix::store_path::{StoreDir, StorePath};
-use fleet_store::{Digest, cut, seal_frame};
+use fleet_store::{cut, seal_frame};
 use fleet_testkit::{DaemonOptions, NixDaemon};
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use fleet_worker::{Config, Endpoint, Link, Pings, Stop, Worker, WorkerError};
-use futures::Stream;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -27,6 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::keeper::Keeper;
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -44,6 +42,7 @@ pub(crate) struct Scripted {
     inbound: Option<Streaming<v1::WorkerMessage>>,
     sessions: mpsc::Receiver<Opened>,
     leases: u64,
+    pub(crate) keeper: Keeper,
     _server: DropGuard,
 }
 
@@ -77,6 +76,7 @@ pub(crate) fn config(daemon: &NixDaemon) -> Config {
     (config.slots, config.eval_slots) = (2, 1);
     // Tests' stores stand on small disks.
     config.min_free_bytes = 0;
+    config.collect_below_bytes = 0;
     config.daemon_patience = Duration::from_millis(500);
     config
 }
@@ -140,11 +140,12 @@ impl Scripted {
 
     fn serve(socket: &Path, sources: &[&Packed]) -> Self {
         let (sender, sessions) = mpsc::channel(64);
-        let chunks = sources.iter().flat_map(|packed| packed.chunks.iter().cloned()).collect();
+        let keeper = Keeper::of(sources.iter().flat_map(|packed| packed.chunks.iter().cloned()));
         let routes = Server::builder()
             .add_service(v1::workers_server::WorkersServer::new(Sessions(sender)))
-            .add_service(v1::chunks_server::ChunksServer::new(Chunks(Arc::new(chunks))));
-        Self::over(socket, routes, sessions)
+            .add_service(v1::chunks_server::ChunksServer::new(keeper.clone()))
+            .add_service(v1::paths_server::PathsServer::new(keeper.clone()));
+        Self { keeper, ..Self::over(socket, routes, sessions) }
     }
 
     fn over(socket: &Path, router: Router, sessions: mpsc::Receiver<Opened>) -> Self {
@@ -160,6 +161,7 @@ impl Scripted {
             inbound: None,
             sessions,
             leases: 0,
+            keeper: Keeper::default(),
             _server: server.drop_guard(),
         }
     }
@@ -302,15 +304,12 @@ impl Scripted {
     }
 
     pub(crate) async fn realise(&mut self, job: u64, path: &str, run: &str) -> v1::PathsRealised {
-        let realise = v1::Realise {
-            job,
-            epoch: 4,
-            path: path.to_owned(),
-            closure: true,
-            run: run.to_owned(),
-            publish: false,
-        };
-        self.say(Message::Realise(realise)).await;
+        let (path, run) = (path.to_owned(), run.to_owned());
+        self.realise_as(v1::Realise { job, epoch: 4, path, closure: true, run, publish: false }).await
+    }
+
+    pub(crate) async fn realise_as(&mut self, job: v1::Realise) -> v1::PathsRealised {
+        self.say(Message::Realise(job)).await;
         let mut infos = Vec::new();
         loop {
             match self.hear().await {
@@ -444,36 +443,6 @@ impl v1::workers_server::Workers for Sessions {
         let (outbox, messages) = mpsc::channel(64);
         self.0.send((hello, inbound, outbox)).await.expect("the test listens");
         Ok(Response::new(ReceiverStream::new(messages)))
-    }
-}
-
-struct Chunks(Arc<BTreeMap<Bytes, Bytes>>);
-
-#[tonic::async_trait]
-impl v1::chunks_server::Chunks for Chunks {
-    async fn find_missing(
-        &self,
-        _: Request<v1::FindMissingRequest>,
-    ) -> Result<Response<v1::FindMissingReply>, Status> {
-        panic!("a worker does not ask this")
-    }
-
-    async fn put(&self, _: Request<Streaming<v1::Chunk>>) -> Result<Response<v1::PutReply>, Status> {
-        panic!("a worker does not send chunks")
-    }
-
-    type GetStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
-
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
-        let chunks = self.0.clone();
-        let found = request.into_inner().digests.into_iter().map(move |digest| {
-            let name =
-                Digest::try_from(&*digest).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let frame = chunks.get(&digest).cloned();
-            let frame = frame.ok_or_else(|| Status::not_found(format!("chunk {name} is not here")))?;
-            Ok(v1::Chunk { digest, frame })
-        });
-        Ok(Response::new(Box::pin(futures::stream::iter(found))))
     }
 }
 

@@ -117,7 +117,8 @@ impl Fleet {
         let mut config = Config::new(name.to_owned(), daemon.scratch().join("cache"), address);
         config.nix = nix_of(daemon);
         config.emulated_systems = Some(Vec::new());
-        config.min_free_bytes = 0;
+        (config.min_free_bytes, config.collect_below_bytes) = (0, 0);
+        config.state_dir = Some(daemon.scratch().join("worker"));
         (config.slots, config.eval_slots) = (2, eval_slots);
         if eval_slots == 0 {
             config.mandatory_features = vec![CROSS.to_owned()];
@@ -160,11 +161,12 @@ impl Fleet {
         within(runs.events(watch)).await.expect("known").into_inner()
     }
 
-    /// Those of these store paths that the coordinator keeps.
-    pub(crate) async fn stored(&self, paths: &[&str]) -> Vec<String> {
+    /// How these store paths stand with the coordinator.
+    pub(crate) async fn look(&self, paths: &[&str]) -> Vec<v1::PathStanding> {
         let paths = paths.iter().map(|path| path.trim_start_matches("/nix/store/").to_owned()).collect();
         let mut client = v1::paths_client::PathsClient::new(self.channel.clone());
-        within(client.stored(v1::StoredRequest { paths })).await.expect("answers").into_inner().stored
+        let reply = within(client.look(v1::LookRequest { paths })).await.expect("answers").into_inner();
+        reply.standings.into_iter().map(|standing| standing.try_into().expect("known")).collect()
     }
 
     /// Every chunk file, the largest first.

@@ -3,11 +3,13 @@
 
 mod fleet;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use fleet::{Flake, Fleet, here, here_script, there, there_script, within};
 use fleet_nix::nar_dump::dump_path;
 use fleet_testkit::{BinaryCache, NixDaemon, Trust};
 use fleet_wire::v1::run_event::Event;
-use fleet_wire::v1::{RunOutcome, StepStatus};
+use fleet_wire::v1::{PathStanding, RunOutcome, StepStatus};
 
 /// The one path of a store that has this name.
 fn path_named(daemon: &NixDaemon, name: &str) -> String {
@@ -71,7 +73,9 @@ async fn what_one_machine_builds_is_an_input_on_another_and_equal_to_the_last_bi
     assert!(references(&second, &out).contains(&out), "it refers to itself");
     let (outer, inner) = (published[0].clone(), path_named(&upstream, "inner"));
     assert!(second.physical(&inner).exists(), "the closure of what upstream serves is there");
-    assert!(fleet.stored(&[&outer, &inner]).await.is_empty(), "and came from there");
+    for standing in fleet.look(&[&outer, &inner]).await {
+        assert!(matches!(standing, PathStanding::Unknown | PathStanding::Upstream), "and came from there: {standing:?}");
+    }
     let middle = path_named(&first, "middle");
     let text = std::fs::read_to_string(first.physical(&middle)).expect("it came back");
     assert_eq!(text, format!("of {out}\n{out}\n"));
@@ -99,7 +103,7 @@ async fn what_only_the_evaluating_machine_has_is_shared_and_not_built_again() {
     let inner = path_named(&first, "inner");
     let top = std::fs::read_to_string(second.physical(&path_named(&second, "top"))).expect("it is built");
     assert_eq!(top, format!("some data\na text\nsome data\n{inner}\n"));
-    assert_eq!(fleet.stored(&[&built[0], &inner]).await.len(), 2, "with what it refers to");
+    assert_eq!(fleet.look(&[&built[0], &inner]).await, [PathStanding::Kept; 2], "somebody needed them");
 
     // Now that it is known to be kept, nobody wants it: not even a machine that starts from nothing.
     let third = here(|_| {});
@@ -132,7 +136,7 @@ async fn a_worker_that_dies_while_it_uploads_leaves_nothing_half_and_its_result_
     .await;
     drop(dying);
     let large = path_named(&first, "large");
-    assert!(fleet.stored(&[&large]).await.is_empty(), "a part of it is as good as nothing");
+    assert_ne!(fleet.look(&[&large]).await, [PathStanding::Kept], "a part of it is as good as nothing");
 
     let _again = fleet.join(&first, "first", 1).await;
     let outcome = within(async {
@@ -215,4 +219,40 @@ async fn a_step_whose_output_floats_is_not_built_where_its_derivation_is_not() {
     assert!(why.cause.contains("built where it was evaluated"), "{}", why.cause);
     let fine = fleet.build(&Flake::of(&here_script("top", attributes, "echo top > $out"))).await;
     assert_eq!(fine.outcome, RunOutcome::Succeeded, "{fine:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collections_on_all_machines_during_a_run_take_nothing_that_is_needed() {
+    let (first, second) = (here(|_| {}), there(|_| {}));
+    let fleet = Fleet::start().await;
+    let _first = fleet.join(&first, "first", 1).await;
+    let _second = fleet.join(&second, "second", 0).await;
+    let mut top = here_script("s0", "", "echo start > $out");
+    for number in 1..=8 {
+        let (name, body) = (format!("s{number}"), format!("while read l; do echo $l; done < ${{{top}}} > $out; echo $out ${{{top}}} >> $out"));
+        top = if number % 2 == 0 { here_script(&name, "", &body) } else { there_script(&name, "", &body) };
+    }
+    let collecting = AtomicBool::new(true);
+    let (ended, collections) = std::thread::scope(|scope| {
+        let collectors = [&first, &second].map(|daemon| {
+            let collecting = &collecting;
+            scope.spawn(move || {
+                let mut collections = 0;
+                while collecting.load(Ordering::Relaxed) {
+                    let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("starts");
+                    assert!(collected.status.success(), "{collected:?}");
+                    collections += 1;
+                }
+                collections
+            })
+        });
+        let run = fleet.build(&Flake::of(&top));
+        let ended = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(run));
+        collecting.store(false, Ordering::Relaxed);
+        (ended, collectors.map(|collector: std::thread::ScopedJoinHandle<'_, u32>| collector.join().expect("no panic")))
+    });
+    assert_eq!(ended.outcome, RunOutcome::Succeeded, "{ended:#?}");
+    assert!(collections.iter().all(|count| *count > 2), "{collections:?}");
+    assert_eq!(first.journal().lines(), ["s0", "s2", "s4", "s6", "s8"], "each was built once");
+    assert_eq!(second.journal().lines(), ["s1", "s3", "s5", "s7"]);
 }
