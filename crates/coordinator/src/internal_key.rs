@@ -151,8 +151,7 @@ mod tests {
         let ticket = keys.sign_ticket(&v1::TicketBody { holder: "h".into(), ..Default::default() });
         let signature: Signature = ticket.signature.parse().expect("a signature");
         let signed = [TICKET, &ticket.body].concat();
-        let verifies: Vec<bool> =
-            public(&keys).iter().map(|key| key.verifies(&signed, &signature)).collect();
+        let verifies: Vec<bool> = public(&keys).iter().map(|key| key.verifies(&signed, &signature)).collect();
         assert_eq!(verifies, [true, false]);
         assert!(!public(&keys)[0].verifies(&ticket.body, &signature), "it signs nothing but tickets");
         let error = InternalKeys::load(&made, state.path()).expect_err("three are too many");

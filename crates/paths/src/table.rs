@@ -268,7 +268,11 @@ impl Table {
         let entry = &mut self.entries[id.0 as usize];
         let earlier = entry.known.take().filter(|known| agree(&known.info, &info));
         let (mut holders, mut kept, mut execution, mut origin) = (BTreeSet::new(), false, execution, origin);
+        let mut info = info;
         if let Some(earlier) = earlier {
+            // Who says less of it does not make others forget the rest.
+            info.content_address = info.content_address.or_else(|| earlier.info.content_address.clone());
+            info.deriver = info.deriver.or_else(|| earlier.info.deriver.clone());
             (holders, kept) = (earlier.holders, earlier.kept);
             execution = earlier.execution.or(execution);
             origin = origin.max(earlier.origin);

@@ -41,7 +41,8 @@ impl v1::chunks_server::Chunks for ChunksService {
         request: Request<v1::FindMissingRequest>,
     ) -> Result<Response<v1::FindMissingReply>, Status> {
         let digests = digests(&request.into_inner().digests)?;
-        let missing = self.usage.missing(&self.store, digests).await.map_err(|error| status::store(&error))?;
+        let missing =
+            self.usage.missing(&self.store, digests).await.map_err(|error| status::store(&error))?;
         let missing = missing.into_iter().map(|digest| digest.0.to_vec().into()).collect();
         Ok(Response::new(v1::FindMissingReply { missing }))
     }
@@ -81,11 +82,11 @@ impl v1::chunks_server::Chunks for ChunksService {
 
 impl ChunksService {
     /// The chunks that are asked for, if the right that is named gives access to each.
-    async fn allowed(&self, worker: Option<Arc<str>>, request: v1::GetRequest) -> Result<Vec<Digest>, Status> {
-        if request.paths.is_empty() {
-            return digests(&request.digests);
-        }
-        let asking = Asking::new(worker, request.right.as_ref())?;
+    async fn allowed(
+        &self,
+        worker: Option<Arc<str>>,
+        request: v1::GetRequest,
+    ) -> Result<Vec<Digest>, Status> {
         if request.paths.iter().map(|path| path.digests.len()).sum::<usize>() > MAX_DIGESTS {
             return Err(too_many());
         }
@@ -98,6 +99,10 @@ impl ChunksService {
                 paths.push((infos::store_path(&path).map_err(|error| status::refused(&error))?, listed));
             }
         }
+        if wanted.is_empty() {
+            return Err(status::no_right("it names no path whose chunks it wants"));
+        }
+        let asking = Asking::new(worker, request.right.as_ref())?;
         let names = paths.iter().map(|(path, _)| path.clone()).collect();
         ask(&self.shell, |reply| Input::MayRead(asking, names, source, reply)).await?;
         for (path, listed) in paths {

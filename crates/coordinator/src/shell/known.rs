@@ -73,7 +73,8 @@ impl Shell {
         if !self.settings.upload_outputs {
             return Ok(());
         }
-        let execution = self.derivations.execution(drv).map_err(|error| ReportRefused::Form(error.to_string()))?;
+        let execution =
+            self.derivations.execution(drv).map_err(|error| ReportRefused::Form(error.to_string()))?;
         let mut infos = Vec::with_capacity(outputs.len());
         for output in outputs {
             let path = infos::store_path(&output.path).map_err(|e| ReportRefused::Form(e.to_string()))?;
@@ -126,7 +127,8 @@ impl Shell {
         let mut outputs = Vec::with_capacity(infos.len());
         for info in infos {
             let named = execution.makes(&info.path);
-            let named = named.ok_or_else(|| ReportRefused::Form(format!("{} is no output of the step", info.path)))?;
+            let named = named
+                .ok_or_else(|| ReportRefused::Form(format!("{} is no output of the step", info.path)))?;
             // Not by the worker's word: its derivation says more of it later.
             outputs.push((PathInfo { deriver: Some(execution.drv.clone()), ..info }, named));
         }
@@ -145,7 +147,12 @@ impl Shell {
     }
 
     /// A worker has fetched these.
-    pub(super) fn paths_held(&mut self, worker: WorkerId, said: &v1::PathsHeld, round: &mut Round) -> Result<(), Status> {
+    pub(super) fn paths_held(
+        &mut self,
+        worker: WorkerId,
+        said: &v1::PathsHeld,
+        round: &mut Round,
+    ) -> Result<(), Status> {
         let paths = held(&said.paths)?;
         let record = self.known.held(&self.name_of(worker), &paths);
         if record.is_some() {
@@ -156,7 +163,12 @@ impl Shell {
     }
 
     /// A worker has these no more.
-    pub(super) fn paths_lost(&mut self, worker: WorkerId, said: &v1::PathsLost, round: &mut Round) -> Result<(), Status> {
+    pub(super) fn paths_lost(
+        &mut self,
+        worker: WorkerId,
+        said: &v1::PathsLost,
+        round: &mut Round,
+    ) -> Result<(), Status> {
         let paths = held(&said.paths)?;
         let record = self.known.lost(&self.name_of(worker), &paths);
         if record.is_some() {
@@ -232,7 +244,12 @@ impl Shell {
     }
 
     /// Whether a path may be brought, and what it may name.
-    pub(super) fn may_keep(&mut self, asking: &Asking, info: PathInfo, round: &mut Round) -> Result<Expected, Status> {
+    pub(super) fn may_keep(
+        &mut self,
+        asking: &Asking,
+        info: PathInfo,
+        round: &mut Round,
+    ) -> Result<Expected, Status> {
         let worker = self.entitled(asking)?;
         let path = info.path.clone();
         match asking.right {
@@ -254,7 +271,8 @@ impl Shell {
             }
         }
         let (known, _) = self.known.info(&path).ok_or_else(|| status::unheard_of(&path))?;
-        let same = (known.nar_hash, known.nar_size, &known.references) == (info.nar_hash, info.nar_size, &info.references);
+        let same = (known.nar_hash, known.nar_size, &known.references)
+            == (info.nar_hash, info.nar_size, &info.references);
         if !same {
             return Err(status::differs(&path));
         }
@@ -284,7 +302,12 @@ impl Shell {
     }
 
     /// Inputs that a worker may fetch ahead, with its right.
-    pub(super) fn prefetch(&mut self, worker: WorkerId, drv: &DrvPath, lease: LeaseId) -> Option<Vec<String>> {
+    pub(super) fn prefetch(
+        &mut self,
+        worker: WorkerId,
+        drv: &DrvPath,
+        lease: LeaseId,
+    ) -> Option<Vec<String>> {
         // Where nothing is shared, there is nobody to fetch it from.
         let execution = self.derivations.execution(drv).ok().filter(|_| self.settings.upload_outputs)?;
         self.hints.retain(|_, (lease, _)| self.fleet.lease_view(*lease).is_some());

@@ -36,7 +36,9 @@ impl Shell {
     /// Whether the closure of this job's toplevel is being published; then the job ends later.
     pub(super) fn publishes(&mut self, worker: WorkerId, message: &v1::PathsRealised) -> bool {
         let Some(job) = self.realises.get_mut(&RealiseJobId(message.job)) else { return false };
-        let (true, Some(toplevel), Some(publisher)) = (job.publish, &job.path, &self.publisher) else { return false };
+        let (true, Some(toplevel), Some(publisher)) = (job.publish, &job.path, &self.publisher) else {
+            return false;
+        };
         if message.failure.is_some() {
             return false;
         }

@@ -166,7 +166,8 @@ impl Shell {
         let Some(worker) = self.sessions.get(session).map(|connected| connected.worker) else { return };
         // Whoever has a path has all it refers to; a path is kept only after that.
         let closure = self.known.closure(wanted);
-        let lacking = |path: &&StorePath| matches!(self.known.standing(path), Standing::Held | Standing::Lost);
+        let lacking =
+            |path: &&StorePath| matches!(self.known.standing(path), Standing::Held | Standing::Lost);
         let paths: Vec<StorePath> = closure.into_iter().filter(lacking).take(MAX_SHARED).cloned().collect();
         let order = Order {
             worker,

@@ -96,7 +96,9 @@ impl Shell {
                 let drvs = steps.chain(hinted.map(|(_, drv)| drv.clone()));
                 drvs.flat_map(|drv| self.seen_by_builder(&drv)).collect()
             }
-            Right::Realise(id, _) => self.realises.get(&id).and_then(|job| job.path.clone()).into_iter().collect(),
+            Right::Realise(id, _) => {
+                self.realises.get(&id).and_then(|job| job.path.clone()).into_iter().collect()
+            }
             Right::Eval(..) | Right::Share(_) => Vec::new(),
         }
     }
@@ -126,7 +128,8 @@ impl Shell {
         let manifests = tree.into_iter().flat_map(|tree| {
             tree.manifest.iter().chain(tree.inputs.iter().filter_map(|input| input.manifest.as_ref()))
         });
-        let own: HashSet<&Bytes> = manifests.flat_map(|manifest| &manifest.chunks).map(|c| &c.digest).collect();
+        let own: HashSet<&Bytes> =
+            manifests.flat_map(|manifest| &manifest.chunks).map(|c| &c.digest).collect();
         if source.iter().all(|digest| own.contains(digest)) {
             return Ok(());
         }
@@ -137,7 +140,8 @@ impl Shell {
     pub(super) fn may_read(&self, worker: WorkerId, right: Right, paths: &[StorePath]) -> Result<(), Status> {
         // An evaluator may need anything that can be vouched for: contents that everybody can make again.
         if matches!(right, Right::Eval(..)) {
-            let own = |path: &&StorePath| !self.known.info(path).is_some_and(|(_, origin)| origin.is_by_content());
+            let own =
+                |path: &&StorePath| !self.known.info(path).is_some_and(|(_, origin)| origin.is_by_content());
             return match paths.iter().find(own) {
                 Some(path) => Err(status::no_right(&format!("{path} is nothing that an eval job needs"))),
                 None => Ok(()),

@@ -344,7 +344,8 @@ impl Shell {
 fn reachable(addresses: &[String]) -> Arc<[String]> {
     let plausible = |address: &&String| {
         let (host, port) = address.rsplit_once(':').unwrap_or_default();
-        let fits = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_graphic());
+        let fits =
+            !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_graphic());
         fits && port.parse::<u16>().is_ok_and(|port| port > 0)
     };
     addresses.iter().filter(plausible).take(MAX_ADDRESSES).cloned().collect()

@@ -230,14 +230,15 @@ async fn what_is_no_chunk_is_refused_with_its_reason() {
     let worker = running.remote(Some(&running.enrolled("w").await));
     let mut chunks = ChunksClient::new(worker);
     for (digests, fragment) in [(vec![digest(31)], "32 bytes"), (vec![digest(32); 65_537], "at most 65536")] {
-        let get = chunks.get(v1::GetRequest { digests, ..v1::GetRequest::default() });
+        let paths = vec![v1::PathChunks { path: String::new(), digests }];
+        let get = chunks.get(v1::GetRequest { paths, ..v1::GetRequest::default() });
         assert_refused(get, Code::InvalidArgument, fragment, "get").await;
     }
-    let absent = async {
-        let stream = chunks.get(v1::GetRequest { digests: vec![digest(32)], ..v1::GetRequest::default() }).await?;
-        stream.into_inner().message().await
-    };
-    assert_refused(absent, Code::NotFound, "is not in the chunk store", "get of nothing").await;
+    let paths = vec![v1::PathChunks { path: String::new(), digests: vec![digest(32)] }];
+    let without_right = chunks.get(v1::GetRequest { paths, ..v1::GetRequest::default() });
+    assert_refused(without_right, Code::PermissionDenied, "no right", "get without a right").await;
+    let nothing = chunks.get(v1::GetRequest { digests: vec![digest(32)], ..v1::GetRequest::default() });
+    assert_refused(nothing, Code::PermissionDenied, "names no path", "get of no path").await;
 }
 
 #[tokio::test]
@@ -256,15 +257,28 @@ async fn paths_that_nobody_asked_for_are_refused() {
             Err(status) => assert_eq!(status.code(), Code::InvalidArgument, "{name:?}: {status}"),
         }
     }
+    let info = || {
+        let path = "00000000000000000000000000000000-x".to_owned();
+        Some(v1::PathInfo { path, nar_hash: vec![1; 32].into(), nar_size: 1, ..Default::default() })
+    };
     let claims = [
-        (v1::StoredPath::default(), Code::PermissionDenied, "neither a lease nor an eval job"),
-        (v1::StoredPath { lease: 1, eval_job: 1, ..Default::default() }, Code::InvalidArgument, "not both"),
+        (v1::StoredPath::default(), Code::PermissionDenied, "it names no right"),
         (
-            v1::StoredPath { lease: u64::MAX, epoch: u64::MAX, ..Default::default() },
+            v1::StoredPath { lease: 1, eval_job: 1, ..Default::default() },
+            Code::InvalidArgument,
+            "several rights",
+        ),
+        (
+            v1::StoredPath { info: info(), lease: u64::MAX, epoch: u64::MAX, ..Default::default() },
             Code::NotFound,
             "no lease",
         ),
-        (v1::StoredPath { eval_job: u64::MAX, ..Default::default() }, Code::NotFound, "no eval job"),
+        (
+            v1::StoredPath { info: info(), eval_job: u64::MAX, ..Default::default() },
+            Code::NotFound,
+            "no eval job",
+        ),
+        (v1::StoredPath { lease: 1, ..Default::default() }, Code::InvalidArgument, "not a store path"),
     ];
     for (claim, code, fragment) in claims {
         let what = format!("{claim:?}");

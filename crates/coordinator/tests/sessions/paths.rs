@@ -1,7 +1,7 @@
 //! Who may bring which store path: the services as workers meet them.
 
-use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, References, StoreDir, fixed_path};
 use fleet_nix::nar::NarWriter;
+use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, References, StoreDir, fixed_path};
 use fleet_store::{Digest, RawChunk, seal_frame};
 use fleet_wire::v1;
 use fleet_wire::v1::OutcomeClass;
@@ -77,10 +77,7 @@ async fn only_outputs_of_a_lease_are_kept_for_it_and_only_while_it_lasts() {
         (claim(&output, lease.lease + 1, lease.epoch, 0), Code::NotFound),
         (claim(&output, 0, lease.epoch, u64::MAX), Code::NotFound),
         (claim(&foreign, lease.lease, lease.epoch, 0), Code::PermissionDenied),
-        (
-            v1::StoredPath { info: None, ..claim(&output, lease.lease, lease.epoch, 0) },
-            Code::InvalidArgument,
-        ),
+        (v1::StoredPath { info: None, ..claim(&output, lease.lease, lease.epoch, 0) }, Code::InvalidArgument),
     ];
     for (path, code) in cases {
         let status = register(channel, path.clone()).await.expect_err("refused");
@@ -158,7 +155,11 @@ async fn what_is_no_chunk_is_refused_and_the_connection_serves_on() {
     let many = vec![good.digest.clone(); 65_537];
     let status = within(chunks.find_missing(v1::FindMissingRequest { digests: many.clone() })).await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
-    let status = within(chunks.get(v1::GetRequest { digests: many, ..v1::GetRequest::default() })).await;
+    let status = within(chunks.get(v1::GetRequest {
+        paths: vec![v1::PathChunks { path: String::new(), digests: many }],
+        ..v1::GetRequest::default()
+    }))
+    .await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
     let mut paths = v1::paths_client::PathsClient::new(channel.clone());
     let many = vec!["00000000000000000000000000000000-x".to_owned(); 65_537];

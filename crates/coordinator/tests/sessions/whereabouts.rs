@@ -16,7 +16,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::paths::{path, put};
-use crate::scripted::{Served, ScriptedWorker, Step, Watcher, finished, reported, request, serve_with, submit, within};
+use crate::scripted::{
+    ScriptedWorker, Served, Step, Watcher, finished, reported, request, serve_with, submit, within,
+};
 
 /// A coordinator of machines: outputs are reported with what they are.
 async fn serve() -> Served {
@@ -37,7 +39,12 @@ struct Machine {
 }
 
 impl Machine {
-    async fn join(channel: &Channel, name: &'static str, addresses: &[&str], holds: Vec<v1::HeldLease>) -> Self {
+    async fn join(
+        channel: &Channel,
+        name: &'static str,
+        addresses: &[&str],
+        holds: Vec<v1::HeldLease>,
+    ) -> Self {
         let hello = v1::Hello {
             name: name.to_owned(),
             systems: vec!["x86_64-linux".to_owned()],
@@ -104,7 +111,12 @@ impl Work {
     }
 
     /// Until both inputs are built, one by each machine; who was leased what is made of them, who was not, and the lease.
-    async fn until_top(&self, channel: &Channel, mut anna: Machine, mut bert: Machine) -> (Machine, Machine, v1::Lease, Step) {
+    async fn until_top(
+        &self,
+        channel: &Channel,
+        mut anna: Machine,
+        mut bert: Machine,
+    ) -> (Machine, Machine, v1::Lease, Step) {
         submit(channel, request("k")).await.expect("taken");
         let job = anna.worker.discover(&["a"]).await;
         let steps: Vec<&Step> = self.steps.values().filter(|step| step.drv() != self.top.drv()).collect();
@@ -190,7 +202,8 @@ fn is_signed(info: &v1::PathInfo, keys: &[PublicKey]) -> bool {
 async fn a_worker_learns_where_its_inputs_are_and_gets_a_ticket_and_a_restart_forgets_none_of_it() {
     let served = serve().await;
     let anna = Machine::join(&served.channel, "anna", &["anna.example:7144"], Vec::new()).await;
-    let bert = Machine::join(&served.channel, "bert", &["bert.example:7144", "no port", ":1"], Vec::new()).await;
+    let bert =
+        Machine::join(&served.channel, "bert", &["bert.example:7144", "no port", ":1"], Vec::new()).await;
     let work = Work::new();
     let (builder, holder, lease, elsewhere) = work.until_top(&served.channel, anna, bert).await;
     let asked = v1::LocateRequest {
@@ -263,7 +276,8 @@ async fn what_a_peer_cannot_reach_is_shared_by_its_holder_and_served_to_whom_it_
     let relayed = v1::LocateRequest { relay: true, ..asked.clone() };
     let (found, ()) = tokio::join!(locate(channel, relayed), sharing);
     let found = found.expect("it came");
-    let path = found.paths.iter().find(|path| path.info.as_ref().is_some_and(|info| info.path == elsewhere.output));
+    let path =
+        found.paths.iter().find(|path| path.info.as_ref().is_some_and(|info| info.path == elsewhere.output));
     let manifest = path.expect("located").manifest.clone().expect("its bytes are here");
     assert_eq!(manifest.chunks[0].digest, chunk.digest);
     assert_eq!(get(channel, fetch.clone()).await.expect("its input"), [chunk.clone()]);
@@ -287,7 +301,8 @@ async fn who_waits_for_a_path_that_its_last_holder_lost_is_told_so() {
     let work = Work::new();
     let (_builder, mut holder, lease, elsewhere) = work.until_top(channel, anna, bert).await;
     let paths = lease.steps[0].inputs.clone();
-    let asked = v1::LocateRequest { right: right(&lease), paths, relay: true, ..v1::LocateRequest::default() };
+    let asked =
+        v1::LocateRequest { right: right(&lease), paths, relay: true, ..v1::LocateRequest::default() };
     let losing = async {
         let FromCoordinator::Share(share) = holder.next().await else { panic!("not asked to share") };
         holder.worker.say(Message::PathsLost(v1::PathsLost { paths: share.paths })).await;
@@ -365,7 +380,8 @@ async fn a_target_is_there_when_its_closure_is_published_and_not_before() {
     let right = v1::WorkRight { realise_job: job.job, epoch: job.epoch, ..v1::WorkRight::default() };
     put(channel, chunk).await.expect("kept");
     register(channel, v1::StoredPath { right: Some(right), ..stored }).await.expect("the target's closure");
-    let done = v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
+    let done =
+        v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
     anna.worker.say(Message::PathsRealised(done)).await;
     let events = Watcher::new(channel, &run, 0, false).await.rest().await;
     assert_eq!(finished(&events).outcome(), RunOutcome::Succeeded);
@@ -385,7 +401,8 @@ async fn a_target_whose_closure_was_not_brought_fails_and_says_why() {
     anna.report(&lease, &step, path(&step.output).0.info).await;
     let mut watcher = Watcher::new(channel, &run, 0, false).await;
     while let FromCoordinator::Realise(job) = anna.next().await {
-        let done = v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
+        let done =
+            v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
         anna.worker.say(Message::PathsRealised(done)).await;
         if !job.publish {
             break;

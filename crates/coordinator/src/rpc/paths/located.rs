@@ -25,15 +25,18 @@ pub(super) fn messages(
 ) -> impl Stream<Item = Result<v1::Located, Status>> + Send {
     let holders = holders(&answer, &keys);
     let LocateAnswer { found, lost, .. } = answer;
-    let signed = futures::stream::iter(found.into_iter().zip(manifests)).chunks(SIGNED_TOGETHER).then(move |some| {
-        let keys = keys.clone();
-        async move {
-            let signed = tokio::task::spawn_blocking(move || -> Vec<Located> {
-                some.into_iter().map(|(found, manifest)| Located::Path(path(&found, manifest, &keys))).collect()
-            });
-            signed.await.unwrap_or_default()
-        }
-    });
+    let signed =
+        futures::stream::iter(found.into_iter().zip(manifests)).chunks(SIGNED_TOGETHER).then(move |some| {
+            let keys = keys.clone();
+            async move {
+                let signed = tokio::task::spawn_blocking(move || -> Vec<Located> {
+                    some.into_iter()
+                        .map(|(found, manifest)| Located::Path(path(&found, manifest, &keys)))
+                        .collect()
+                });
+                signed.await.unwrap_or_default()
+            }
+        });
     let lost: Vec<Located> = if lost.is_empty() {
         Vec::new()
     } else {
@@ -54,26 +57,35 @@ fn holders(answer: &LocateAnswer, keys: &InternalKeys) -> Vec<v1::Holder> {
     }
     let expires = unix_now() + TICKET_SECONDS;
     let holders = answer.holders.iter().zip(paths);
-    let holder = |((name, addresses), paths): (&(std::sync::Arc<str>, std::sync::Arc<[String]>), Vec<String>)| {
-        let body =
-            v1::TicketBody { holder: name.to_string(), receiver: answer.receiver.to_string(), expires, paths };
-        v1::Holder {
-            worker: name.to_string(),
-            addresses: addresses.to_vec(),
-            ticket: Some(keys.sign_ticket(&body)),
-        }
-    };
+    let holder =
+        |((name, addresses), paths): (&(std::sync::Arc<str>, std::sync::Arc<[String]>), Vec<String>)| {
+            let body = v1::TicketBody {
+                holder: name.to_string(),
+                receiver: answer.receiver.to_string(),
+                expires,
+                paths,
+            };
+            v1::Holder {
+                worker: name.to_string(),
+                addresses: addresses.to_vec(),
+                ticket: Some(keys.sign_ticket(&body)),
+            }
+        };
     holders.map(holder).collect()
 }
 
 fn path(found: &Found, manifest: Option<Manifest>, keys: &InternalKeys) -> v1::LocatedPath {
     let mut info = infos::to_wire(&found.info);
     info.signatures = vec![keys.sign_info(&found.info).to_string()];
-    let chunk = |piece: &fleet_store::Piece| v1::ChunkRef { digest: piece.digest.0.to_vec().into(), size: piece.size };
+    let chunk = |piece: &fleet_store::Piece| v1::ChunkRef {
+        digest: piece.digest.0.to_vec().into(),
+        size: piece.size,
+    };
     v1::LocatedPath {
         info: Some(info),
         holders: found.holders.clone(),
-        manifest: manifest.map(|manifest| v1::Manifest { chunks: manifest.pieces.iter().map(chunk).collect() }),
+        manifest: manifest
+            .map(|manifest| v1::Manifest { chunks: manifest.pieces.iter().map(chunk).collect() }),
         upstream: found.standing == Standing::Upstream,
     }
 }
