@@ -105,11 +105,11 @@ async fn memory_does_not_grow_with_a_path() {
     let before = peak();
     let fetcher = here.fetcher(&hall, &desk);
     let right = fleet_wire::v1::WorkRight::default();
-    let fetching = async {
+    let bringing = async {
         let located = fetcher.locate(right, &std::iter::once(path).collect()).await.expect("located");
         fetcher.import(right, located).await.expect("fetched")
     };
-    let fetched = tokio::time::timeout(Duration::from_mins(3), fetching).await.expect("in time");
+    let fetched = tokio::time::timeout(Duration::from_mins(3), bringing).await.expect("in time");
     assert_eq!(fetched.paths.len(), 1);
     let grown = (peak() - before) >> 10;
     assert!(grown < 96, "both ends took {grown} MiB more for {} MiB", SIZE >> 20);
