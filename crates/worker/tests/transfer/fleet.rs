@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fleet_coordinator::{Config as CoordinatorConfig, Coordinator};
-use fleet_nix::NarHash;
+use fleet_nix::{NarHash, PublicKey, SecretKey};
 use fleet_nix::daemon::DaemonAddress;
 use fleet_nix::nar_dump::dump_path;
 use fleet_store::{cut, seal_frame};
@@ -72,6 +72,17 @@ fn derivation(name: &str, attributes: &str, script: &str) -> String {
     )
 }
 
+/// Signs store paths and what they refer to with a new key, and gives the public one.
+pub(crate) fn sign(daemon: &NixDaemon, paths: &[String]) -> PublicKey {
+    let secret = daemon.nix_stdout(["key", "generate-secret", "--key-name", "upstream-1"]);
+    let file = daemon.scratch().join("key");
+    std::fs::write(&file, secret.trim()).expect("writes");
+    let file = file.to_string_lossy().into_owned();
+    let arguments = ["store", "sign", "--recursive", "--key-file", &file];
+    daemon.nix_stdout(arguments.into_iter().chain(paths.iter().map(String::as_str)));
+    secret.trim().parse::<SecretKey>().expect("a key").public_key()
+}
+
 /// A coordinator and the workers that joined it.
 pub(crate) struct Fleet {
     pub(crate) channel: Channel,
@@ -98,9 +109,15 @@ pub(crate) struct Ended {
 
 impl Fleet {
     pub(crate) async fn start() -> Self {
+        Self::start_below(&[]).await
+    }
+
+    /// With caches upstream that sign with these keys.
+    pub(crate) async fn start_below(upstream_keys: &[PublicKey]) -> Self {
         let state = tempfile::tempdir().expect("a state directory");
         let mut config = CoordinatorConfig::new(state.path().join("state"));
         config.upload_outputs = true;
+        config.cache.upstream_keys = upstream_keys.to_vec();
         config.heartbeat_ms = 1000;
         config.fleet.unplaceable_after_ms = 1000;
         (config.fleet.backoff.base_ms, config.fleet.backoff.cap_ms) = (10, 50);
