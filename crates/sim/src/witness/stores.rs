@@ -43,6 +43,8 @@ impl Witness {
         missing: &[OutputPath],
     ) {
         let content = world.nodes[node].content;
+        // Of what was never described nobody knows what it needs.
+        let plain = world.is_plain(node) && self.described.contains(content);
         let related = world.related(node);
         let inputs: Contents =
             world.nodes[node].inputs.iter().map(|input| world.nodes[*input].content).collect();
@@ -55,7 +57,7 @@ impl Witness {
             let direct = inputs.contains(lost) || lost == content;
             let known = self.described.contains(lost) && !world.nodes[lost].step.outputs.is_empty();
             let still = self.made.get(&lost).is_none_or(|made| *made <= since);
-            if direct && known && still && world.is_plain(node) {
+            if direct && known && still && plain {
                 self.lost.insert(lost);
                 self.just_lost.insert(lost);
             }
