@@ -144,6 +144,8 @@ impl Pages {
         peer: &Peer,
         only_head: bool,
     ) -> Result<Response<Body>, Unreadable> {
+        // First of all: what waits for room is to have nothing in memory.
+        let room = if only_head { None } else { Some(self.0.downloads.room(peer).await) };
         let found = self.0.shelf.published(hash_part).await?;
         let found = found.filter(|(info, _)| info.nar_hash.to_hash().to_nix32() == nar_hash);
         let Some((info, manifest)) = found else { return Ok(page::not_found()) };
@@ -152,10 +154,9 @@ impl Pages {
             return Ok(not_modified(tag));
         }
         let wanted = download::Wanted { path: info.path, manifest, part: headers, tag: &tag };
-        let mut response = if only_head {
-            wanted.head()
-        } else {
-            self.0.downloads.begin(wanted, &self.0.shelf, peer).await?
+        let mut response = match room {
+            None => wanted.head(),
+            Some(room) => wanted.begin(room, &self.0.shelf, peer).await?,
         };
         response.headers_mut().insert(ETAG, tag);
         page::set(&mut response, ACCEPT_RANGES, "bytes");

@@ -48,7 +48,7 @@ pub(super) struct Downloads {
 }
 
 /// Room for a download.
-type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+pub(super) type Room = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// An archive, or a part of it.
 pub(super) struct Wanted<'a> {
@@ -97,40 +97,40 @@ impl Wanted<'_> {
         }
         response
     }
-}
 
-impl Downloads {
-    /// Begins a download, when there is room for it.
+    /// The answer and its content, which is sent as it is read.
     pub(super) async fn begin(
-        &self,
-        wanted: Wanted<'_>,
+        self,
+        room: Room,
         from: &Shelf,
         peer: &Peer,
     ) -> Result<Response<Body>, Unreadable> {
-        let head = wanted.head();
-        let range = match wanted.part() {
-            Part::Whole => 0..wanted.manifest.frames_len(),
+        let head = self.head();
+        let range = match self.part() {
+            Part::Whole => 0..self.manifest.frames_len(),
             Part::Bytes(first, last) => first..last + 1,
             Part::Outside => return Ok(head),
         };
-        let room = self.room(peer).await;
-        let mut frames = from.chunks().frame_range(&wanted.manifest, range, AHEAD);
+        let mut frames = from.chunks().frame_range(&self.manifest, range, AHEAD);
         // What is damaged at its beginning is told in time.
         let first = match frames.next().await {
             Some(Ok(first)) => first,
             None => return Ok(head),
             Some(Err(error)) => {
-                from.failed(&wanted.path, &error).await;
+                from.failed(&self.path, &error).await;
                 return Err(Unreadable);
             }
         };
         let (sender, pieces) = mpsc::channel(1);
-        let sending = Sending { sender, shelf: from.clone(), path: wanted.path, peer: peer.clone() };
+        let sending = Sending { sender, shelf: from.clone(), path: self.path, peer: peer.clone() };
         tokio::spawn(sending.send_all(first, frames));
         Ok(head.map(|_| body(pieces, room)))
     }
+}
 
-    async fn room(&self, peer: &Peer) -> Room {
+impl Downloads {
+    /// Waits for room for one more download.
+    pub(super) async fn room(&self, peer: &Peer) -> Room {
         let own = match &peer.origin {
             PeerOrigin::Remote { address, .. } => self.of(network(*address)).acquire_owned().await.ok(),
             PeerOrigin::Here => None,

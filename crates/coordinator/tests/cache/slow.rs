@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::client::{get, older};
 use crate::filled::{Built, PUBLIC, hash_part, serving};
@@ -62,15 +64,32 @@ async fn clients_that_take_nothing_cost_no_memory_worth_mentioning() {
     let before = running.peak_memory_kib();
     let mut idle = Vec::new();
     for _ in 0..24 {
-        let mut stream = older(&running, true).await;
-        let request = format!("GET /{url} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-        within(stream.write_all(request.as_bytes())).await.expect("it is taken");
-        let mut first = [0; 12];
-        within(stream.read_exact(&mut first)).await.expect("an answer begins");
-        idle.push(stream);
+        idle.push(taking_nothing(&running, &url).await);
     }
     // Others are served meanwhile.
     assert_eq!(get(&running, &format!("/{url}"), "").await.content.len() as u64, size);
     let grown = running.peak_memory_kib() - before;
     assert!(grown < 24 * 8 * 1024, "{grown} KiB for 24 who take nothing");
+    // An address has so many downloads; a further one waits until another ends.
+    while idle.len() < 32 {
+        idle.push(taking_nothing(&running, &url).await);
+    }
+    let page = format!("/{url}");
+    let further = get(&running, &page, "");
+    tokio::pin!(further);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut further).await;
+    assert!(early.is_err(), "it did not wait");
+    assert_eq!(get(&running, "/nix-cache-info", "").await.status, 200);
+    idle.pop();
+    assert_eq!(further.await.content.len() as u64, size);
+}
+
+/// A download that was begun, and whose client reads no more.
+async fn taking_nothing(running: &Running, url: &str) -> TlsStream<TcpStream> {
+    let mut stream = older(running, true).await;
+    let request = format!("GET /{url} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    within(stream.write_all(request.as_bytes())).await.expect("it is taken");
+    let mut first = [0; 12];
+    within(stream.read_exact(&mut first)).await.expect("an answer begins");
+    stream
 }
