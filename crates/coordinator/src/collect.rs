@@ -98,7 +98,15 @@ impl Collection {
         state_dir: PathBuf,
     ) -> Self {
         let saved = Saved::new(&state_dir);
-        Self { chunks: objects.chunks(), table, shell, retention, saved, one: Arc::default(), seen: Arc::default() }
+        Self {
+            chunks: objects.chunks(),
+            table,
+            shell,
+            retention,
+            saved,
+            one: Arc::default(),
+            seen: Arc::default(),
+        }
     }
 
     /// Collects now and then, until the coordinator is gone.
@@ -199,7 +207,9 @@ impl Pass<'_> {
         let all = self.of.table.kept().into_iter().map(|(path, _)| path);
         let found = futures::stream::iter(all).map(|path| async move {
             let summary = self.of.table.summary(&path).await?;
-            Ok::<_, PathsError>(summary.map(|summary| KeptPath { path, references: summary.references.clone() }))
+            Ok::<_, PathsError>(
+                summary.map(|summary| KeptPath { path, references: summary.references.clone() }),
+            )
         });
         let found = found.buffer_unordered(AT_ONCE).try_filter_map(|kept| std::future::ready(Ok(kept)));
         let kept: Vec<KeptPath> = found.try_collect().await?;

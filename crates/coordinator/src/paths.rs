@@ -47,7 +47,9 @@ pub(crate) enum PathsError {
     Undeclared { path: String, reference: StorePath },
     #[error("{path} says that it refers to {reference}, and does not hold its hash part")]
     NotThere { path: String, reference: StorePath },
-    #[error("{path} refers to {reference}, which is neither here nor served by an upstream cache: bring it first")]
+    #[error(
+        "{path} refers to {reference}, which is neither here nor served by an upstream cache: bring it first"
+    )]
     NoReference { path: String, reference: String },
     #[error("{path} is not kept here")]
     NotKept { path: String },

@@ -271,7 +271,7 @@ impl Table {
         let mut info = info;
         if let Some(earlier) = earlier {
             // Who says less of it does not make others forget the rest.
-            info.content_address = info.content_address.or_else(|| earlier.info.content_address.clone());
+            info.content_address = info.content_address.or_else(|| earlier.info.content_address);
             info.deriver = info.deriver.or_else(|| earlier.info.deriver.clone());
             (holders, kept) = (earlier.holders, earlier.kept);
             execution = earlier.execution.or(execution);

@@ -104,7 +104,11 @@ pub(super) fn path_info(sent: v1::StoredPath) -> Result<PathInfo, InvalidPath> {
     Ok(PathInfo {
         deriver: deriver.map(|path| store_path(path)).transpose()?,
         nar_hash: NarHash(info.nar_hash.as_ref().try_into().map_err(|_| bad("NAR hash"))?),
-        references: info.references.iter().map(|path| store_path(path)).collect::<Result<BTreeSet<_>, _>>()?,
+        references: info
+            .references
+            .iter()
+            .map(|path| store_path(path))
+            .collect::<Result<BTreeSet<_>, _>>()?,
         registration_time: 0,
         nar_size: info.nar_size,
         ultimate: false,

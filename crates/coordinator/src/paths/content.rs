@@ -1,8 +1,8 @@
 //! Computes the content address of an archive as it is read, where the NAR's hash does not say it.
 
+use fleet_nix::hash::Hasher;
 use fleet_nix::nar::NarEvent;
 use fleet_nix::{ContentAddressMethod, HashAlgorithm, ModuloHasher, PathInfo};
-use fleet_nix::hash::Hasher;
 
 /// What a content address is compared with, in the making.
 #[derive(Debug)]

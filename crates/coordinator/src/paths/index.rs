@@ -27,7 +27,11 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(super) fn new(references: Vec<StorePath>, nar_size: u64, manifest: &Manifest) -> Self {
-        Self { references, nar_size, chunks: manifest.pieces.iter().map(|piece| key(&piece.digest)).collect() }
+        Self {
+            references,
+            nar_size,
+            chunks: manifest.pieces.iter().map(|piece| key(&piece.digest)).collect(),
+        }
     }
 }
 
@@ -66,7 +70,10 @@ impl Index {
             }
         }
         if !stray.is_empty() {
-            tracing::warn!(marks = stray.len(), "paths were published that are not kept: they are not any more");
+            tracing::warn!(
+                marks = stray.len(),
+                "paths were published that are not kept: they are not any more"
+            );
             objects.published().clear(&stray).await?;
         }
         Ok(Self { entries: RwLock::new(entries) })
@@ -128,7 +135,8 @@ impl Index {
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         let entries = self.read();
         let published = entries.values().filter(|entry| entry.published).count();
-        let bytes = entries.values().filter_map(|entry| entry.summary.as_ref()).map(|summary| summary.nar_size);
+        let bytes =
+            entries.values().filter_map(|entry| entry.summary.as_ref()).map(|summary| summary.nar_size);
         (entries.len() as u64, published as u64, bytes.sum())
     }
 

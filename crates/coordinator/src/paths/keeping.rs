@@ -63,9 +63,13 @@ impl PathTable {
         let name = &path.info.path;
         self.usage.use_paths(path.info.references.iter().chain([name]));
         if let Some(upstream) = upstream {
-            let is_there = |other: &&StorePath| *other == name || upstream.contains(*other) || self.index.has(other);
+            let is_there =
+                |other: &&StorePath| *other == name || upstream.contains(*other) || self.index.has(other);
             if let Some(lacking) = path.info.references.iter().find(|other| !is_there(other)) {
-                return Err(PathsError::NoReference { path: name.to_string(), reference: lacking.to_string() });
+                return Err(PathsError::NoReference {
+                    path: name.to_string(),
+                    reference: lacking.to_string(),
+                });
             }
         }
         if !self.index.has_room() && !self.index.has(name) {
@@ -96,7 +100,10 @@ impl PathTable {
 
     /// Reads a kept path back: bytes of its archive, or what is wrong with it, after which it is kept no more. None for
     /// one that is not here.
-    pub(crate) async fn check(&self, path: &StorePath) -> Result<Option<Result<u64, PathsError>>, PathsError> {
+    pub(crate) async fn check(
+        &self,
+        path: &StorePath,
+    ) -> Result<Option<Result<u64, PathsError>>, PathsError> {
         if !self.index.has(path) {
             return Ok(None);
         }

@@ -79,7 +79,9 @@ impl PathTable {
             // One that cannot be read is forgotten when somebody asks for it.
             let known = self.index.summary(&path);
             let summary = match known.filter(|_| published) {
-                None if published => self.load(&path).await?.map(|(info, read)| self.summarise(&path, info, &read)),
+                None if published => {
+                    self.load(&path).await?.map(|(info, read)| self.summarise(&path, info, &read))
+                }
                 known => known,
             };
             if let Some(summary) = summary {
@@ -164,7 +166,10 @@ fn unready(
 ) -> PathsError {
     let lacking = waiting.iter().flat_map(|(path, summary)| {
         let absent = summary.references.iter().filter(|other| !waiting.contains_key(*other));
-        absent.filter(|other| !is_there(path, other)).map(|other| (path.to_string(), other.to_string())).collect::<Vec<_>>()
+        absent
+            .filter(|other| !is_there(path, other))
+            .map(|other| (path.to_string(), other.to_string()))
+            .collect::<Vec<_>>()
     });
     // Without one, they refer to each other in a circle, which no store can.
     let (path, reference) = lacking.min().unwrap_or_default();

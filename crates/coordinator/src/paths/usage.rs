@@ -74,7 +74,12 @@ impl Usage {
     }
 
     /// Keeps a frame for as long as an upload may take.
-    pub(crate) async fn put(&self, chunks: &ChunkStore, digest: Digest, frame: Bytes) -> Result<(), StoreError> {
+    pub(crate) async fn put(
+        &self,
+        chunks: &ChunkStore,
+        digest: Digest,
+        frame: Bytes,
+    ) -> Result<(), StoreError> {
         let _entered = self.enter().await;
         self.collector().use_chunks(self.now(), [key(&digest)]);
         chunks.put(digest, frame).await

@@ -27,7 +27,8 @@ pub(super) async fn archive(
     while let Some(fetched) = contents.try_next().await.map_err(|error| path.chunk_error(error))? {
         frames.push(fetched.frame.len());
         let fed = tokio::task::spawn_blocking(move || check.feed(&fetched.data).map(|()| check)).await;
-        check = fed.map_err(|_| PathsError::Interrupted)?.map_err(|source| not_an_archive(&path.info, source))?;
+        check =
+            fed.map_err(|_| PathsError::Interrupted)?.map_err(|source| not_an_archive(&path.info, source))?;
     }
     check.finish(&path.info, expected)?;
     for (piece, frame) in path.manifest.pieces.iter_mut().zip(frames) {

@@ -37,10 +37,7 @@ type Told<T> = ReceiverStream<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl v1::cache_server::Cache for CacheService {
-    async fn info(
-        &self,
-        _: Request<v1::CacheInfoRequest>,
-    ) -> Result<Response<v1::CacheInfoReply>, Status> {
+    async fn info(&self, _: Request<v1::CacheInfoRequest>) -> Result<Response<v1::CacheInfoReply>, Status> {
         let seen = self.collection.seen();
         let (paths, published, nar_bytes) = self.table.counts();
         let (condemned_paths, condemned_chunks) = self.table.usage().collector().counts();
@@ -85,10 +82,7 @@ impl v1::cache_server::Cache for CacheService {
 
     type VerifyStream = Told<v1::VerifyProgress>;
 
-    async fn verify(
-        &self,
-        _: Request<v1::VerifyRequest>,
-    ) -> Result<Response<Self::VerifyStream>, Status> {
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let (told, telling) = mpsc::channel(OUTBOUND);
         let (word, mut words) = mpsc::channel(1);
         let collection = self.collection.clone();

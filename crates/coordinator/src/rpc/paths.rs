@@ -119,7 +119,9 @@ impl v1::paths_server::Paths for PathsService {
         let worker = speaks_as(&Caller::of(request.extensions()));
         let mut requests = request.into_inner();
         let (mut asking, mut vouched) = (None, Vec::new());
-        while let Some(v1::VouchRequest { right, info }) = requests.message().await.map_err(status::of_peer)? {
+        while let Some(v1::VouchRequest { right, info }) =
+            requests.message().await.map_err(status::of_peer)?
+        {
             if vouched.len() == MAX_PATHS {
                 return Err(too_many());
             }

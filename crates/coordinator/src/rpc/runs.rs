@@ -194,6 +194,7 @@ mod tests {
             read_only,
             logs: LogWriter::open(directory.path().to_owned()).expect("opens"),
             index_dir: directory.path().to_owned(),
+            usage: Usage::new(0, fleet_paths::collector::Condemned::default()),
         };
         let refused = service.submit(Request::new(v1::SubmitRequest::default())).await.expect_err("refused");
         assert_eq!(refused.code(), Code::Unavailable);

@@ -7,8 +7,8 @@ use fleet_core::SessionEnd;
 use fleet_identity::oidc::VerifyError;
 use fleet_identity::{AuthorityError, Refused, RegistryError, RequestError};
 use fleet_journal::JournalError;
-use fleet_paths::roots::PinRefusal;
 use fleet_nix::StorePath;
+use fleet_paths::roots::PinRefusal;
 use fleet_store::StoreError;
 use fleet_telemetry::with_causes;
 use fleet_wire::from_wire::WireError;
@@ -163,7 +163,9 @@ pub(crate) fn pin(refusal: &PinRefusal) -> Status {
 
 /// A run that left nothing that could be pinned.
 pub(crate) fn nothing_to_pin(run: &str) -> Status {
-    Status::failed_precondition(format!("nothing of {run} is kept here: it failed, was not to be built, or is collected"))
+    Status::failed_precondition(format!(
+        "nothing of {run} is kept here: it failed, was not to be built, or is collected"
+    ))
 }
 
 /// One collection or check at a time.
@@ -198,7 +200,9 @@ pub(crate) fn not_kept(path: &StorePath) -> Status {
 
 /// What is brought is not what is known.
 pub(crate) fn differs(path: &StorePath) -> Status {
-    Status::already_exists(format!("{path} is known with another content: its derivation is not reproducible"))
+    Status::already_exists(format!(
+        "{path} is known with another content: its derivation is not reproducible"
+    ))
 }
 
 /// Everybody has this path from elsewhere.

@@ -54,14 +54,14 @@ impl<K: Eq + Hash> Recent<K> {
         self.now.used.iter().chain(&self.before.used)
     }
 
-    /// Forgets what was used longer ago than twice the period, or longer ago than it, as it comes.
+    /// Forgets what was used before the last turn, once a period is over since that. What was used since stays: the
+    /// last of it may be new, however long ago the turn was.
     pub(super) fn turn(&mut self, now: i64, period: i64) {
         if now - self.turned_at < period {
             return;
         }
-        let is_long_ago = period == 0 || now - self.turned_at >= 2 * period;
         let last = std::mem::replace(&mut self.now, Generation::new());
-        self.before = if is_long_ago { Generation::new() } else { last };
+        self.before = if period == 0 { Generation::new() } else { last };
         self.turned_at = now;
     }
 }
@@ -81,7 +81,11 @@ mod tests {
             }
             assert!(!recent.has(&(now - 20)), "{now}");
         }
+        // Nobody turned for long, and the last use is new.
+        recent.add(4_999);
         recent.turn(5000, 10);
+        assert!(recent.has(&4_999));
+        recent.turn(5010, 10);
         assert_eq!(recent.iter().count(), 0);
     }
 

@@ -66,6 +66,7 @@ fn whoever_uses_a_condemned_path_saves_all_it_refers_to() {
     assert_eq!(collector.take_going(9), Some(Vec::new()));
     collector.end();
     // Nobody counts on it any more, and its grace begins again.
+    collector.use_paths(300, []);
     collector.begin(400, 100, &all, []);
     assert_eq!(collector.take_going(9), Some(Vec::new()));
     collector.end();
@@ -108,6 +109,7 @@ fn chunks_are_condemned_and_go_unless_somebody_uses_or_holds_them() {
     assert_eq!(collector.judge(1000, 0, 3, unknown()), Verdict::Stays, "it is held once more");
     collector.let_go(1000, &[3]);
     assert_eq!(collector.judge(1001, 0, 3, unknown()), Verdict::Stays, "it was held just now");
+    collector.use_chunks(1050, []);
     collector.use_chunks(1100, []);
     assert_eq!(collector.judge(1100, 0, 3, unknown()), Verdict::Goes);
 }
@@ -120,6 +122,7 @@ fn what_is_used_during_a_pass_is_remembered_to_its_end() {
     collector.use_chunks(5000, [2]);
     assert_eq!(collector.judge(9000, 0, 1, unknown()), Verdict::Stays);
     collector.end();
+    collector.use_chunks(9050, []);
     collector.begin(9100, 0, &[], []);
     assert_eq!(collector.judge(9100, 0, 1, unknown()), Verdict::Goes);
 }

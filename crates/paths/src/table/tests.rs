@@ -141,9 +141,9 @@ impl Model {
         }
     }
 
-    fn enter(&mut self, number: usize, info: PathInfo, believed: Believed) {
+    fn enter(&mut self, number: usize, info: &PathInfo, believed: Believed) {
         let merged = match self.0.remove(&number) {
-            Some(earlier) if agree(&earlier.content, &info) => Believed {
+            Some(earlier) if agree(&earlier.content, info) => Believed {
                 holders: &earlier.holders | &believed.holders,
                 kept: earlier.kept,
                 inputs: earlier.inputs.or(believed.inputs),
@@ -183,7 +183,7 @@ impl Model {
                 holders: BTreeSet::from([worker]),
                 kept: false,
             };
-            self.enter(number, info, believed);
+            self.enter(number, &info, believed);
         }
         true
     }
@@ -201,7 +201,7 @@ impl Model {
             holders: by_content.then_some(worker).into_iter().collect(),
             kept: false,
         };
-        self.enter(number, info, believed);
+        self.enter(number, &info, believed);
         true
     }
 }
@@ -240,7 +240,9 @@ fn act(table: &mut Table, model: &mut Model, op: Op) -> Option<Record> {
             table.lost(WORKERS[worker], &paths(&numbers))
         }
         Op::Gone(worker) => {
-            model.0.values_mut().for_each(|known| drop(known.holders.remove(&worker)));
+            for known in model.0.values_mut() {
+                known.holders.remove(&worker);
+            }
             table.worker_gone(WORKERS[worker])
         }
         Op::Keep(number, kept) => {

@@ -1,5 +1,7 @@
 //! What is served to everybody, and what is not any more.
 
+use futures::TryStreamExt;
+
 use super::*;
 
 fn path(made: &Made) -> StorePath {
@@ -45,8 +47,12 @@ async fn nothing_is_served_before_all_it_refers_to() {
     let [leaf, middle, top] = chain(&shelf).await;
     let all = [leaf.clone(), middle.clone(), top.clone()];
     assert_eq!(shelf.served(&all).await, [false; 3]);
-    let error = shelf.table.publish(&paths(&[&top, &middle]), &HashSet::new()).await.expect_err("the leaf is not");
-    assert!(matches!(&error, PathsError::NoReference { reference, .. } if *reference == leaf.name()), "{error}");
+    let error =
+        shelf.table.publish(&paths(&[&top, &middle]), &HashSet::new()).await.expect_err("the leaf is not");
+    assert!(
+        matches!(&error, PathsError::NoReference { reference, .. } if *reference == leaf.name()),
+        "{error}"
+    );
     assert_eq!(shelf.served(&all).await, [false; 3]);
     // In any order.
     shelf.table.publish(&paths(&[&top, &leaf, &middle]), &HashSet::new()).await.expect("all are kept");
@@ -87,7 +93,8 @@ async fn a_damaged_path_and_all_that_refers_to_it_is_served_no_more_until_it_is_
     let [leaf, middle, top] = &all;
     shelf.table.publish(&paths(&[leaf, middle, top, &beside]), &HashSet::new()).await.expect("all are kept");
     std::fs::write(shelf.file_of(leaf.chunks[1].0), b"damaged").expect("writes");
-    let (_, manifest) = shelf.table.published(path(leaf).hash_part()).await.expect("answers").expect("published");
+    let (_, manifest) =
+        shelf.table.published(path(leaf).hash_part()).await.expect("answers").expect("published");
     let read: Result<Vec<_>, _> = shelf.chunks.frames(manifest.pieces, 2).try_collect().await;
     let error = read.expect_err("a chunk is damaged");
     assert!(shelf.table.failed(&path(leaf), &error).await.expect("forgets"), "{error}");
@@ -136,7 +143,9 @@ async fn a_mark_without_a_path_is_removed_at_the_next_start() {
     shelf.keep(&made).await;
     shelf.table.publish(&paths(&[&made]), &HashSet::new()).await.expect("it is kept");
     let name = made.name();
-    let place = |kind: &str, file: &str| shelf.directory.path().join("objects").join(kind).join(&name[..2]).join(file);
+    let place = |kind: &str, file: &str| {
+        shelf.directory.path().join("objects").join(kind).join(&name[..2]).join(file)
+    };
     let (manifest, mark) = (place("manifests", &name), place("published", &name[..32]));
     std::fs::remove_file(manifest).expect("it is there");
     assert!(mark.exists());

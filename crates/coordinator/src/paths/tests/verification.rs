@@ -34,13 +34,23 @@ async fn references_are_those_that_the_bytes_name() {
     shelf.bring(&input, Expected::default()).await.expect("it refers to nothing");
     let silent = naming(3, &[&input]);
     let error = shelf.bring(&silent, expecting(&[&input])).await.expect_err("it names its input");
-    assert!(matches!(&error, PathsError::Undeclared { reference, .. } if *reference == name_of(&input)), "{error}");
+    assert!(
+        matches!(&error, PathsError::Undeclared { reference, .. } if *reference == name_of(&input)),
+        "{error}"
+    );
     assert_eq!(crate::rpc::status::paths(&error).code(), tonic::Code::InvalidArgument);
     let boastful = naming(3, &[&input]).refer_to(&[&input, &other]);
-    let error = shelf.bring(&boastful, expecting(&[&input, &other])).await.expect_err("it does not name the other");
-    assert!(matches!(&error, PathsError::NotThere { reference, .. } if *reference == name_of(&other)), "{error}");
+    let error =
+        shelf.bring(&boastful, expecting(&[&input, &other])).await.expect_err("it does not name the other");
+    assert!(
+        matches!(&error, PathsError::NotThere { reference, .. } if *reference == name_of(&other)),
+        "{error}"
+    );
     assert!(!shelf.has(&silent).await);
-    shelf.bring(&naming(3, &[&input]).refer_to(&[&input]), expecting(&[&input, &other])).await.expect("the truth");
+    shelf
+        .bring(&naming(3, &[&input]).refer_to(&[&input]), expecting(&[&input, &other]))
+        .await
+        .expect("the truth");
     // What its builder could not have seen is text.
     shelf.bring(&naming(4, &[&other]), expecting(&[&input])).await.expect("nobody expects the other");
 }
@@ -66,7 +76,8 @@ async fn a_reference_across_a_border_of_chunks_is_found() {
     for (digest, _) in &whole.chunks {
         archive.extend(shelf_bytes(&whole, *digest));
     }
-    let at = archive.windows(32).position(|window| window == input.name()[..32].as_bytes()).expect("it names it");
+    let at =
+        archive.windows(32).position(|window| window == input.name()[..32].as_bytes()).expect("it names it");
     for cut in [at + 1, at + 16, at + 31] {
         let pieces = [&archive[..cut], &archive[cut..]];
         let mut made = whole.clone();
@@ -76,7 +87,8 @@ async fn a_reference_across_a_border_of_chunks_is_found() {
             size: u32::try_from(chunk.data.len()).expect("small"),
         });
         made.path.manifest = Some(v1::Manifest { chunks: refs.collect() });
-        made.chunks = raw.iter().map(|chunk| (chunk.digest, seal_frame(chunk).expect("compresses"))).collect();
+        made.chunks =
+            raw.iter().map(|chunk| (chunk.digest, seal_frame(chunk).expect("compresses"))).collect();
         let error = shelf.bring(&made, expecting(&[&input])).await.expect_err("it names its input");
         assert!(matches!(error, PathsError::Undeclared { .. }), "{cut}: {error}");
     }
@@ -109,10 +121,14 @@ async fn a_path_is_kept_only_after_what_it_refers_to() {
         Expected { upstream: from_upstream, ..expecting(&[&input, &upstream]) }
     };
     let error = shelf.bring(&made, expected()).await.expect_err("its input is not here");
-    assert!(matches!(&error, PathsError::NoReference { reference, .. } if *reference == input.name()), "{error}");
+    assert!(
+        matches!(&error, PathsError::NoReference { reference, .. } if *reference == input.name()),
+        "{error}"
+    );
     assert_eq!(crate::rpc::status::paths(&error).code(), tonic::Code::FailedPrecondition);
     shelf.bring(&input, Expected::default()).await.expect("it refers to nothing");
-    let error = shelf.bring(&made, expecting(&[&input, &upstream])).await.expect_err("nobody serves the other");
+    let error =
+        shelf.bring(&made, expecting(&[&input, &upstream])).await.expect_err("nobody serves the other");
     assert!(matches!(error, PathsError::NoReference { .. }), "{error}");
     shelf.bring(&made, expected()).await.expect("all is there");
 }
@@ -158,7 +174,11 @@ async fn every_kind_of_content_address_is_computed_again() {
         shelf.bring(&honest, Expected::default()).await.expect("it has this address");
         let forged = addressed(&made, method, Hash::of(algorithm, b"other"), false);
         let error = shelf.bring(&forged, Expected::default()).await.expect_err("it has another");
-        assert_eq!(crate::rpc::status::paths(&error).code(), tonic::Code::InvalidArgument, "{method:?}: {error}");
+        assert_eq!(
+            crate::rpc::status::paths(&error).code(),
+            tonic::Code::InvalidArgument,
+            "{method:?}: {error}"
+        );
         assert!(error.to_string().contains("content address"), "{error}");
     }
 }

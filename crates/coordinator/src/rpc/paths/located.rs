@@ -56,22 +56,14 @@ fn holders(answer: &LocateAnswer, keys: &InternalKeys) -> Vec<v1::Holder> {
         }
     }
     let expires = unix_now() + TICKET_SECONDS;
-    let holders = answer.holders.iter().zip(paths);
-    let holder =
-        |((name, addresses), paths): (&(std::sync::Arc<str>, std::sync::Arc<[String]>), Vec<String>)| {
-            let body = v1::TicketBody {
-                holder: name.to_string(),
-                receiver: answer.receiver.to_string(),
-                expires,
-                paths,
-            };
-            v1::Holder {
-                worker: name.to_string(),
-                addresses: addresses.to_vec(),
-                ticket: Some(keys.sign_ticket(&body)),
-            }
-        };
-    holders.map(holder).collect()
+    let mut holders = Vec::with_capacity(paths.len());
+    for ((name, addresses), paths) in answer.holders.iter().zip(paths) {
+        let (holder, receiver) = (name.to_string(), answer.receiver.to_string());
+        let ticket = keys.sign_ticket(&v1::TicketBody { holder, receiver, expires, paths });
+        let (worker, addresses) = (name.to_string(), addresses.to_vec());
+        holders.push(v1::Holder { worker, addresses, ticket: Some(ticket) });
+    }
+    holders
 }
 
 fn path(found: &Found, manifest: Option<Manifest>, keys: &InternalKeys) -> v1::LocatedPath {

@@ -14,7 +14,6 @@ const GRACE: u64 = 300;
 pub(super) enum Sabotage {
     None,
     AskWithoutUse,
-    PutWithoutUse,
     VerifyWithoutHold,
     AnswerWithoutUse,
     KeepWithoutReferences,
@@ -22,7 +21,6 @@ pub(super) enum Sabotage {
     ReferencesFirst,
     ManifestBeforeMark,
     ForgetSources,
-    ForgetLive,
     NoSecondLook,
     NoGate,
     ForgetWhatIsLeft,
@@ -30,9 +28,8 @@ pub(super) enum Sabotage {
 }
 
 impl Sabotage {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::AskWithoutUse,
-        Self::PutWithoutUse,
         Self::VerifyWithoutHold,
         Self::AnswerWithoutUse,
         Self::KeepWithoutReferences,
@@ -40,7 +37,6 @@ impl Sabotage {
         Self::ReferencesFirst,
         Self::ManifestBeforeMark,
         Self::ForgetSources,
-        Self::ForgetLive,
         Self::NoSecondLook,
         Self::NoGate,
         Self::ForgetWhatIsLeft,
@@ -349,12 +345,8 @@ impl World {
     }
 
     fn put(&mut self, key: ChunkKey) {
-        if self.sabotage != Sabotage::PutWithoutUse {
-            self.collector.use_chunks(self.now, [key]);
-        }
-        // It is as old as it was when it is there already; the sabotaged driver cannot tell.
-        let written = if self.sabotage == Sabotage::PutWithoutUse { i64::MIN / 2 } else { self.now };
-        self.chunks.entry(key).or_insert(written);
+        self.collector.use_chunks(self.now, [key]);
+        self.chunks.entry(key).or_insert(self.now);
     }
 
     fn use_paths(&mut self, numbers: &[usize]) {
@@ -380,9 +372,7 @@ impl World {
         let kept: Vec<KeptPath> =
             self.kept.iter().map(|number| kept(*number, &self.contents[*number].references)).collect();
         let mut roots: Vec<StorePath> = self.roots.iter().map(|number| path(*number)).collect();
-        if self.sabotage != Sabotage::ForgetLive {
-            roots.extend(self.submitted().flat_map(|upload| &upload.order).map(|number| path(*number)));
-        }
+        roots.extend(self.submitted().flat_map(|upload| &upload.order).map(|number| path(*number)));
         self.collector.begin(self.now, grace, &kept, &roots);
         let mut taken = Vec::new();
         if self.sabotage == Sabotage::TakeAllAtOnce {
