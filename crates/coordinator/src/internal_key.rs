@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use fleet_identity::keyfile::{self, FileError};
 use fleet_identity::secret;
+use fleet_nix::base16;
 use fleet_nix::signature::SignatureError;
 use fleet_nix::{PathInfo, SecretKey, Signature, StoreDir, fingerprint};
 use fleet_wire::v1;
@@ -98,7 +99,7 @@ fn own(path: &Path) -> Result<SecretKey, InternalKeyError> {
         other => return other,
     }
     // Told apart from other coordinators' by a few random digits: workers may have met several.
-    let name = format!("fleet-internal-{}", hex(&secret::random::<4>()));
+    let name = format!("fleet-internal-{}", base16::encode(&secret::random::<4>()));
     let key = SecretKey::from_seed(&name, &secret::random())
         .map_err(|source| InternalKeyError::Key { path: path.to_owned(), source })?;
     keyfile::create_private(path, key.to_secret_string().as_bytes())?;
@@ -109,10 +110,6 @@ fn read(path: &Path) -> Result<SecretKey, InternalKeyError> {
     let bytes = keyfile::read_private(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| InternalKeyError::Text(path.to_owned()))?;
     text.trim().parse().map_err(|source| InternalKeyError::Key { path: path.to_owned(), source })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

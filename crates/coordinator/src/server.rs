@@ -40,8 +40,8 @@ use crate::log_index::{IndexError, LogIndex};
 use crate::logs::LogWriter;
 use crate::paths::{PathTable, Usage};
 use crate::rpc::{
-    AdminService, CacheService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_CACHE, MAX_ENROLMENT, PathsService,
-    RunsService, WorkersService,
+    AdminService, CacheService, ChunksService, EnrolmentService, MAX_ADMIN, MAX_CACHE, MAX_ENROLMENT,
+    PathsService, RunsService, WorkersService,
 };
 use crate::shell::{Handle, Input, RestoreFailed, Settings, Shell};
 use http::Audience;
@@ -128,6 +128,11 @@ struct Enrolling {
 impl Coordinator {
     /// Opens the state directory and starts the shell; must be called in a runtime.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // What it waits for is large; whoever waits for it should not be.
+        Box::pin(Self::open(config)).await
+    }
+
+    async fn open(config: Config) -> Result<Self, StartError> {
         let state = &config.state_dir;
         create_private(state)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());

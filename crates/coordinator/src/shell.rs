@@ -227,7 +227,7 @@ impl Shell {
     pub(crate) async fn take_stock(&mut self, kept: &[StorePath]) -> Result<(), RestoreFailed> {
         let mut round = Round::default();
         for record in self.known.take_stock(kept) {
-            self.learnt(Some(record), &mut round);
+            known::learnt(Some(record), &mut round);
         }
         Ok(self.finish(round, || false).await?)
     }

@@ -23,14 +23,14 @@ pub(super) const MAX_KNOWN: usize = 1 << 21;
 /// Paths in one message of who has what.
 const MAX_HELD: usize = 65_536;
 
-impl Shell {
-    /// Notes what the table learnt.
-    pub(super) fn learnt(&mut self, record: Option<Record>, round: &mut Round) {
-        if let Some(record) = record {
-            round.keep(kept::path(&record));
-        }
+/// Notes what the table learnt.
+pub(super) fn learnt(record: Option<Record>, round: &mut Round) {
+    if let Some(record) = record {
+        round.keep(kept::path(&record));
     }
+}
 
+impl Shell {
     pub(super) fn look(&self, paths: &[StorePath]) -> Vec<Standing> {
         paths.iter().map(|path| self.known.standing(path)).collect()
     }
@@ -48,7 +48,7 @@ impl Shell {
             let path = info.path.clone();
             let standing = match self.known.vouch(&name, info, &self.settings.upstream_keys) {
                 Ok(record) => {
-                    self.learnt(record, round);
+                    learnt(record, round);
                     self.known.standing(&path)
                 }
                 Err(refusal) => {
@@ -138,7 +138,7 @@ impl Shell {
         let beside = execution.outputs.into_iter().flatten().collect();
         let build = Build { outputs, inputs: execution.inputs, beside };
         let heard = self.known.built(&name, build).map_err(ReportRefused::Table)?;
-        self.learnt(heard.record, round);
+        learnt(heard.record, round);
         for path in &heard.differs {
             tracing::warn!(worker = %name, %path, "built again with another content: not reproducible; the first stays");
         }
@@ -156,7 +156,7 @@ impl Shell {
         let paths = held(&said.paths)?;
         let record = self.known.held(&self.name_of(worker), &paths);
         if record.is_some() {
-            self.learnt(record, round);
+            learnt(record, round);
             self.relays_changed(round);
         }
         Ok(())
@@ -172,7 +172,7 @@ impl Shell {
         let paths = held(&said.paths)?;
         let record = self.known.lost(&self.name_of(worker), &paths);
         if record.is_some() {
-            self.learnt(record, round);
+            learnt(record, round);
         }
         self.relays.answered(worker, &paths);
         self.relays_changed(round);
@@ -183,7 +183,7 @@ impl Shell {
     pub(super) fn forget_holder(&mut self, name: &str, round: &mut Round) {
         let record = self.known.worker_gone(name);
         if record.is_some() {
-            self.learnt(record, round);
+            learnt(record, round);
             self.relays_changed(round);
         }
     }
@@ -211,7 +211,7 @@ impl Shell {
     pub(super) fn set_kept(&mut self, path: &StorePath, here: bool, round: &mut Round) {
         let record = if here { self.known.kept(path) } else { self.known.forgotten(path) };
         if record.is_some() {
-            self.learnt(record, round);
+            learnt(record, round);
             self.relays_changed(round);
         }
     }
@@ -226,7 +226,7 @@ impl Shell {
             }
             Input::Locate(question, reply) => self.locate(*question, reply, round),
             Input::MayKeep(asking, info, reply) => {
-                let admission = self.may_keep(&asking, *info, round);
+                let admission = self.may_keep(&asking, &info, round);
                 round.answer(reply, admission);
             }
             Input::MayRead(asking, paths, digests, reply) => {
@@ -247,7 +247,7 @@ impl Shell {
     pub(super) fn may_keep(
         &mut self,
         asking: &Asking,
-        info: PathInfo,
+        info: &PathInfo,
         round: &mut Round,
     ) -> Result<Expected, Status> {
         let worker = self.entitled(asking)?;
@@ -261,7 +261,7 @@ impl Shell {
             Right::Eval(..) => {
                 let name = self.name_of(worker);
                 let record = self.known.vouch(&name, info.clone(), &self.settings.upstream_keys);
-                self.learnt(record.map_err(|refusal| status::refused(&refusal))?, round);
+                learnt(record.map_err(|refusal| status::refused(&refusal))?, round);
             }
             Right::Realise(..) => self.may_read(worker, asking.right, std::slice::from_ref(&path))?,
             Right::Share(id) => {

@@ -57,10 +57,10 @@ impl Shell {
                 Some(why) => Err(why),
                 None => told(publisher.table.publish(&paths, &upstream).await),
             };
-            let published = Published { worker, message, result };
+            let outcome = Published { worker, message, result };
             if let Some(shell) = publisher.shell.upgrade() {
                 // It stops: the job is given again after that.
-                let _ = shell.send(Input::Published(Box::new(published))).await;
+                let _ = shell.send(Input::Published(Box::new(outcome))).await;
             }
         });
         true
