@@ -49,7 +49,7 @@ const EMPTY: &[(&str, Code, &str)] = &[
     ("/fleet.v1.Cache/ListRoots", Code::Ok, ""),
     ("/fleet.v1.Chunks/FindMissing", Code::Ok, ""),
     ("/fleet.v1.Chunks/Put", Code::InvalidArgument, "a digest has 32 bytes"),
-    ("/fleet.v1.Chunks/Get", Code::Ok, ""),
+    ("/fleet.v1.Chunks/Get", Code::PermissionDenied, "it names no path"),
     ("/fleet.v1.Runs/Submit", Code::InvalidArgument, "field "),
     ("/fleet.v1.Runs/Cancel", Code::NotFound, "there is no run"),
     ("/fleet.v1.Runs/Events", Code::NotFound, "there is no run"),
