@@ -198,8 +198,8 @@ impl Fleet {
         let waiting = waiting.flat_map(|user| self.graph.interested(user));
         let wanted: BTreeSet<RunId> = runs.iter().copied().chain(waiting).collect();
         for run in wanted {
-            let Some(wanting) = self.runs.get_mut(&run) else { continue };
-            wanting.set_hold(id, Hold::Waiting);
+            let Some(entry) = self.runs.get_mut(&run) else { continue };
+            entry.set_hold(id, Hold::Waiting);
             self.touched.insert(run);
             if self.graph.step(id).state.is_open() {
                 self.graph.join(id, run);

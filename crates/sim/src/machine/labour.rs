@@ -84,27 +84,14 @@ impl Machine {
             self.builds.remove(&lease);
         }
         let node = around.world.node_of(&drv).expect("the core leases what it was told of");
-        let (outcome, missing) = match self.mistakes(node, around) {
+        let (outcome, missing) = match mistakes(node, around) {
             missing if missing.is_empty() => self.attempt(node, around),
             missing => (fail(FailureClass::InputMissing), missing),
         };
-        let built = matches!(outcome, StepOutcome::Built(_));
-        let output_bytes = if built { around.world.nodes[node].bytes } else { 0 };
+        let made = matches!(outcome, StepOutcome::Built(_));
+        let output_bytes = if made { around.world.nodes[node].bytes } else { 0 };
         let ended = Said::Step(drv, StepReport::Ended { outcome, duration_ms: 1, output_bytes, missing });
         if last { vec![ended, Said::Finished] } else { vec![ended] }
-    }
-
-    /// Paths that it takes to be lost, of a node's inputs and of what is none of its business.
-    fn mistakes(&self, node: usize, around: &mut Surroundings<'_>) -> Vec<OutputPath> {
-        if !around.random.chance(around.profile.mistaken) {
-            return Vec::new();
-        }
-        let of_inputs = around.world.nodes[node].inputs.iter().copied();
-        let other = around.random.index(around.world.nodes.len());
-        let mut named: Vec<usize> = of_inputs.filter(|_| around.random.chance(700)).collect();
-        named.extend(Some(other).filter(|_| around.random.chance(300)));
-        let outputs = named.into_iter().flat_map(|node| around.world.outputs(node));
-        outputs.map(|(_, path)| path).chain([OutputPath::from("nowhere")]).collect()
     }
 
     fn attempt(&mut self, node: usize, around: &mut Surroundings<'_>) -> (StepOutcome, Vec<OutputPath>) {
@@ -187,6 +174,19 @@ impl Machine {
             _ => (lost(), vec![path.clone()]),
         }
     }
+}
+
+/// Paths that a worker takes to be lost, of a node's inputs and of what is none of its business.
+fn mistakes(node: usize, around: &mut Surroundings<'_>) -> Vec<OutputPath> {
+    if !around.random.chance(around.profile.mistaken) {
+        return Vec::new();
+    }
+    let of_inputs = around.world.nodes[node].inputs.iter().copied();
+    let other = around.random.index(around.world.nodes.len());
+    let mut named: Vec<usize> = of_inputs.filter(|_| around.random.chance(700)).collect();
+    named.extend(Some(other).filter(|_| around.random.chance(300)));
+    let outputs = named.into_iter().flat_map(|node| around.world.outputs(node));
+    outputs.map(|(_, path)| path).chain([OutputPath::from("nowhere")]).collect()
 }
 
 fn fail(class: FailureClass) -> StepOutcome {
