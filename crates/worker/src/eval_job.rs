@@ -81,7 +81,7 @@ async fn each_host(
     let mut hosts = hosts.into_iter();
     // Ends with the job, and the job with it.
     let mut bringing = JoinSet::new();
-    while let Some(host) = hosts.next() {
+    for host in hosts.by_ref() {
         let Some(kind) = kind_from(host.kind) else {
             continue;
         };

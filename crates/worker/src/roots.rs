@@ -71,7 +71,7 @@ impl Roots {
         paths: impl IntoIterator<Item = &StorePath>,
     ) -> Result<Guard, DaemonError> {
         let paths: BTreeSet<&StorePath> = paths.into_iter().collect();
-        let guard = Guard::over(&self.needs, paths.iter().map(|path| StorePath::clone(path)).collect());
+        let guard = Guard::over(&self.needs, paths.iter().copied().cloned().collect());
         self.root(&paths).await?;
         Ok(guard)
     }

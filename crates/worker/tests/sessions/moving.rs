@@ -55,7 +55,10 @@ async fn a_report_says_what_was_made_and_upstreams_paths_are_told_of_once() {
 
     // It refers to what its input refers to: that must be known to be there.
     let through = |name: &str| {
-        step(&daemon, &format!("let outer = {outer}; in {}", script(name, "read l < ${outer}; echo $l > $out")))
+        step(
+            &daemon,
+            &format!("let outer = {outer}; in {}", script(name, "read l < ${outer}; echo $l > $out")),
+        )
     };
     let built = driven.build(&through("first")).await;
     assert_eq!(built.outcome, OutcomeClass::Built, "{built:?}");
@@ -68,7 +71,10 @@ async fn a_report_says_what_was_made_and_upstreams_paths_are_told_of_once() {
         assert!(kept.registered.is_empty() && kept.put == 0, "nothing is brought");
         let told: Vec<_> = kept.vouched.iter().map(|vouch| vouch.info.clone().expect("an info")).collect();
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].path.ends_with("-inner") && told[1].path.ends_with("-outer"), "references come first");
+        assert!(
+            told[0].path.ends_with("-inner") && told[1].path.ends_with("-outer"),
+            "references come first"
+        );
         assert!(told.iter().all(|info| info.signatures.len() == 1));
         let right = kept.vouched[0].right.expect("a right");
         assert_eq!((right.lease, right.epoch), (1, 9));
@@ -88,7 +94,11 @@ async fn a_report_says_what_was_made_and_upstreams_paths_are_told_of_once() {
         }
     }
     let kept = driven.keeper.lock();
-    assert_eq!((kept.looked.len(), kept.vouched.len()), (questions + 1, 2), "a new session is asked, and knows");
+    assert_eq!(
+        (kept.looked.len(), kept.vouched.len()),
+        (questions + 1, 2),
+        "a new session is asked, and knows"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +108,8 @@ async fn what_nobody_vouches_for_is_this_machines_fault_only_where_it_matters() 
     let outer = format!("let inner = {inner}; in {}", script("outer", "echo ${inner} > $out"));
     let local = daemon.build_expression(&outer).remove(0);
     let mut driven = start(&daemon, &[], &[]).await;
-    let of = |name: &str, body: &str| step(&daemon, &format!("let outer = {outer}; in {}", script(name, body)));
+    let of =
+        |name: &str, body: &str| step(&daemon, &format!("let outer = {outer}; in {}", script(name, body)));
     let plain = driven.build(&of("plain", "echo ${outer} > $out")).await;
     assert_eq!(plain.outcome, OutcomeClass::Built, "a direct input is nobody's secret: {plain:?}");
     let through = driven.build(&of("through", "read l < ${outer}; echo $l > $out")).await;

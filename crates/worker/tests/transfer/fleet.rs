@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fleet_coordinator::{Config as CoordinatorConfig, Coordinator};
-use fleet_nix::{NarHash, PublicKey, SecretKey};
 use fleet_nix::daemon::DaemonAddress;
 use fleet_nix::nar_dump::dump_path;
+use fleet_nix::{NarHash, PublicKey, SecretKey};
 use fleet_store::{cut, seal_frame};
 use fleet_testkit::{DaemonOptions, NixDaemon};
 use fleet_wire::v1;

@@ -221,7 +221,10 @@ async fn collections_on_all_machines_during_a_run_take_nothing_that_is_needed() 
     let _second = fleet.join(&second, "second", 0).await;
     let mut top = here_script("s0", "", "echo start > $out");
     for number in 1..=8 {
-        let (name, body) = (format!("s{number}"), format!("while read l; do echo $l; done < ${{{top}}} > $out; echo $out ${{{top}}} >> $out"));
+        let (name, body) = (
+            format!("s{number}"),
+            format!("while read l; do echo $l; done < ${{{top}}} > $out; echo $out ${{{top}}} >> $out"),
+        );
         top = if number % 2 == 0 { here_script(&name, "", &body) } else { there_script(&name, "", &body) };
     }
     let collecting = AtomicBool::new(true);
@@ -231,7 +234,8 @@ async fn collections_on_all_machines_during_a_run_take_nothing_that_is_needed() 
             scope.spawn(move || {
                 let mut collections = 0;
                 while collecting.load(Ordering::Relaxed) {
-                    let collected = daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("starts");
+                    let collected =
+                        daemon.command("nix-store", ["--gc", "--quiet"]).output().expect("starts");
                     assert!(collected.status.success(), "{collected:?}");
                     collections += 1;
                 }
@@ -242,7 +246,11 @@ async fn collections_on_all_machines_during_a_run_take_nothing_that_is_needed() 
         let run = fleet.build(&flake);
         let ended = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(run));
         collecting.store(false, Ordering::Relaxed);
-        (ended, collectors.map(|collector: std::thread::ScopedJoinHandle<'_, u32>| collector.join().expect("no panic")))
+        (
+            ended,
+            collectors
+                .map(|collector: std::thread::ScopedJoinHandle<'_, u32>| collector.join().expect("no panic")),
+        )
     });
     assert_eq!(ended.outcome, RunOutcome::Succeeded, "{ended:#?}");
     assert!(collections.iter().all(|count| *count > 2), "{collections:?}");
