@@ -6,7 +6,7 @@ mod condemned;
 mod scrub;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -95,9 +95,9 @@ impl Collection {
         table: PathTable,
         shell: mpsc::WeakSender<Input>,
         retention: RetentionConfig,
-        state_dir: PathBuf,
+        state_dir: &Path,
     ) -> Self {
-        let saved = Saved::new(&state_dir);
+        let saved = Saved::new(state_dir);
         Self {
             chunks: objects.chunks(),
             table,

@@ -155,7 +155,7 @@ impl Coordinator {
         shell.take_stock(&kept).await?;
         let shell = shell.spawn(Some(paths.clone()));
         tokio::spawn(tell_forgotten(damaged, shell.inputs.downgrade()));
-        let (weak, state) = (shell.inputs.downgrade(), state.clone());
+        let weak = shell.inputs.downgrade();
         let collection = Collection::new(&objects, paths.clone(), weak, config.retention, state);
         tokio::spawn(collection.clone().run());
         let directory = shell.registry.clone();
@@ -190,7 +190,6 @@ impl Coordinator {
             v1::chunks_server::ChunksServer::new(chunks).max_decoding_message_size(MAX_CHUNKS_MESSAGE);
         let paths = PathsService {
             table: self.paths.clone(),
-            manifests: self.objects.manifests(),
             keys: self.keys.clone(),
             shell: self.shell.inputs.clone(),
         };

@@ -34,7 +34,7 @@ impl Store {
         let directory = tempfile::tempdir().expect("temporary directory");
         let place = Place::Directory(directory.path().join("objects"));
         let objects = Objects::open(&place).expect("opens");
-        let (forgotten, _forgotten) = mpsc::channel(4096);
+        let (forgotten, told) = mpsc::channel(4096);
         let usage = Usage::new(grace_s, Condemned::default());
         let table = PathTable::open(&objects, usage, forgotten).await.expect("lists");
         let (shell, mut asked) = mpsc::channel(8);
@@ -49,9 +49,9 @@ impl Store {
             }
         });
         let retention = RetentionConfig { grace_s, ..RetentionConfig::default() };
-        let state = directory.path().to_owned();
-        let collection = Collection::new(&objects, table.clone(), shell.downgrade(), retention, state);
-        Self { directory, objects, table, collection, roots, _shell: shell, _forgotten }
+        let collection =
+            Collection::new(&objects, table.clone(), shell.downgrade(), retention, directory.path());
+        Self { directory, objects, table, collection, roots, _shell: shell, _forgotten: told }
     }
 
     async fn bring(&self, made: &Made) {

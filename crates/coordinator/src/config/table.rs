@@ -5,8 +5,8 @@ use super::Config;
 use std::fmt::Write;
 
 use super::value::{
-    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds, Secret, Several,
-    Trusted, Value,
+    Address, Bytes, Count, Flag, HostName, JournalKind, Kind, Maybe, Millis, ObjectPlace, Place, Seconds,
+    Secret, Several, Trusted, Value,
 };
 
 /// One setting.

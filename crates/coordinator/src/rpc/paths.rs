@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use fleet_paths::{Depth, Standing};
-use fleet_store::{Manifest, Manifests, StoreError};
+use fleet_store::Manifest;
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
@@ -33,7 +33,6 @@ const DAMAGED_AGAIN: usize = 3;
 #[derive(Debug)]
 pub(crate) struct PathsService {
     pub(crate) table: PathTable,
-    pub(crate) manifests: Manifests,
     pub(crate) keys: InternalKeys,
     pub(crate) shell: mpsc::Sender<Input>,
 }
@@ -80,7 +79,14 @@ impl v1::paths_server::Paths for PathsService {
     async fn look(&self, request: Request<v1::LookRequest>) -> Result<Response<v1::LookReply>, Status> {
         let paths = bounded(request.into_inner().paths)?;
         let paths = infos::store_paths(&paths).map_err(|error| status::refused(&error))?;
-        let standings = self.ask(|reply| Input::Look(paths, reply)).await?;
+        let mut standings = self.ask(|reply| Input::Look(paths.clone(), reply)).await?;
+        // Who is told that a path is kept counts on it: from here on nobody removes it, or it is gone by now.
+        let _entered = self.table.usage().enter().await;
+        for (path, standing) in paths.iter().zip(&mut standings) {
+            if *standing == Standing::Kept && !self.table.has(path) {
+                *standing = Standing::Lost;
+            }
+        }
         Ok(Response::new(v1::LookReply { standings: standings.into_iter().map(standing).collect() }))
     }
 
@@ -198,14 +204,12 @@ impl PathsService {
                 continue;
             }
             let name = found.info.path.as_str();
-            match self.manifests.read(name).await {
-                Ok(Some(manifest)) => manifests.push(Some(manifest)),
-                Ok(None) | Err(StoreError::DamagedManifest(_)) => {
-                    tracing::error!(path = name, "its manifest is gone: it is kept no more");
-                    self.set_kept(name, false).await?;
-                    all = false;
-                }
-                Err(error) => return Err(status::store(&error)),
+            let manifest = self.table.manifest(&found.info.path).await;
+            if let Some(manifest) = manifest.map_err(|error| status::paths(&error))? {
+                manifests.push(Some(manifest));
+            } else {
+                self.set_kept(name, false).await?;
+                all = false;
             }
         }
         Ok(all.then_some(manifests))

@@ -12,8 +12,8 @@ fn name_of(made: &Made) -> StorePath {
 
 /// A file whose text names these paths.
 fn naming(number: u32, others: &[&Made]) -> Made {
-    let text: String = others.iter().map(|other| format!("{STORE}{}/bin/x\n", other.name())).collect();
-    file(number, text.as_bytes())
+    let lines: Vec<String> = others.iter().map(|other| format!("{STORE}{}/bin/x", other.name())).collect();
+    file(number, lines.join("\n").as_bytes())
 }
 
 fn expecting(candidates: &[&Made]) -> Expected {
@@ -77,7 +77,7 @@ async fn a_reference_across_a_border_of_chunks_is_found() {
         archive.extend(shelf_bytes(&whole, *digest));
     }
     let at =
-        archive.windows(32).position(|window| window == input.name()[..32].as_bytes()).expect("it names it");
+        archive.windows(32).position(|window| *window == input.name().as_bytes()[..32]).expect("it names it");
     for cut in [at + 1, at + 16, at + 31] {
         let pieces = [&archive[..cut], &archive[cut..]];
         let mut made = whole.clone();

@@ -178,7 +178,7 @@ impl World {
                 let grace = if self.below(2) == 0 { 0 } else { GRACE };
                 self.begin_pass(grace, 0);
             }
-            7..20 => self.collect(),
+            7..=19 => self.collect(),
             _ if !self.uploads.is_empty() => {
                 let at = self.below_usize(self.uploads.len());
                 let mut upload = self.uploads.swap_remove(at);
