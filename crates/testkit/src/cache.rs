@@ -31,6 +31,7 @@ pub struct BinaryCache {
 struct Shared {
     directory: PathBuf,
     ended: AtomicBool,
+    failing: AtomicBool,
     requests: Mutex<Vec<String>>,
 }
 
@@ -48,6 +49,7 @@ impl BinaryCache {
         let shared = Arc::new(Shared {
             directory: directory.path().to_owned(),
             ended: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
             requests: Mutex::new(Vec::new()),
         });
         let server = thread::spawn({
@@ -73,6 +75,11 @@ impl BinaryCache {
         let mut arguments = vec!["copy", "--to", &to];
         arguments.extend(paths.iter().map(AsRef::as_ref));
         daemon.nix_stdout(arguments);
+    }
+
+    /// Answers everything but nix-cache-info with 500 from now on.
+    pub fn fail(&self) {
+        self.shared.failing.store(true, Ordering::SeqCst);
     }
 
     /// The paths asked for so far, such as `/nix-cache-info`.
@@ -109,7 +116,9 @@ fn serve(stream: &TcpStream, shared: &Shared) {
     while let Some((method, path)) = read_request(&mut reader) {
         shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         let found = file_of(&shared.directory, &path).and_then(|file| fs::read(file).ok());
+        let fails = shared.failing.load(Ordering::SeqCst) && path != "/nix-cache-info";
         let (status, body) = match found {
+            _ if fails => ("500 Internal Server Error", Vec::new()),
             Some(body) => ("200 OK", body),
             None => ("404 Not Found", Vec::new()),
         };

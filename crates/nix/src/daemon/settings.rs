@@ -70,9 +70,9 @@ impl Settings {
     }
 
     /// For a connection that asks what is missing and substitutes it: what upstream has is never built, and
-    /// what upstream lacked a moment ago is asked for again.
+    /// what upstream lacked a moment ago is asked for again. An upstream that fails serves nothing, and ends nothing.
     pub fn for_substituting(trust: Trust) -> Self {
-        let mut settings = Self::default();
+        let mut settings = Self { fallback: true, ..Self::default() };
         if trust == Trust::Trusted {
             settings.set("always-allow-substitutes", "true");
             settings.set("narinfo-cache-negative-ttl", "0");

@@ -144,6 +144,35 @@ async fn substituters_serve_what_they_have_and_failures_leave_the_connection_usa
 }
 
 #[tokio::test]
+async fn a_substituter_that_fails_serves_nothing_and_ends_nothing() {
+    let origin = NixDaemon::start_default();
+    let expression = shell_derivation("served", "", "echo served > $out");
+    let served = origin.build_expression(&expression);
+    let cache = BinaryCache::start();
+    cache.publish(&origin, &served);
+    let broken = BinaryCache::start();
+    broken.fail();
+    let daemon = NixDaemon::start(&DaemonOptions {
+        substituters: vec![broken.url(), "http://127.0.0.1:1".to_owned(), cache.url()],
+        ..DaemonOptions::default()
+    });
+    let drv = store().parse(&daemon.instantiate(&expression)).expect("a store path");
+    let mut client = connect(&daemon).await;
+    client.set_options(&Settings::for_substituting(client.trust())).await.expect("trusted");
+    let goal = [DerivedPath::Built { drv: drv.clone(), outputs: fleet_nix::OutputSet::All }];
+    let missing = client.query_missing(&goal).await.expect("answered");
+    assert_eq!(missing.will_substitute.len(), 1, "{missing:?}");
+    cache.fail();
+    let mut client = connect(&daemon).await;
+    client.set_options(&Settings::for_substituting(client.trust())).await.expect("trusted");
+    let other = shell_derivation("other", "", "echo other > $out");
+    let other = store().parse(&daemon.instantiate(&other)).expect("a store path");
+    let goal = [DerivedPath::Built { drv: other.clone(), outputs: fleet_nix::OutputSet::All }];
+    let missing = client.query_missing(&goal).await.expect("answered, though all of them fail");
+    assert_eq!(missing.will_build, BTreeSet::from([other]), "{missing:?}");
+}
+
+#[tokio::test]
 async fn temporary_roots_hold_while_their_connection_lives() {
     let daemon = NixDaemon::start_default();
     let mut holder = connect(&daemon).await;
