@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::addressing::{self, References};
 use crate::content_address::ContentAddress;
 use crate::content_address::ContentAddressMethod;
-use crate::hash::NarHash;
+use crate::hash::{HashAlgorithm, NarHash};
 use crate::signature::{PublicKey, SecretKey, Signature};
 use crate::store_path::{StoreDir, StorePath};
 
@@ -48,8 +48,8 @@ impl PathInfo {
         self.signatures.iter().any(|signature| keys.iter().any(|key| verifies(key, signature)))
     }
 
-    /// Whether the path follows from the content address it claims. (That the contents have this address is
-    /// another question.)
+    /// Whether the path follows from the content address it claims, and the NAR hash is this address where that is what
+    /// was hashed. (That the contents have this hash is another question.)
     pub fn is_content_addressed(&self, store: &StoreDir) -> bool {
         let Some(address) = &self.content_address else {
             return false;
@@ -57,6 +57,12 @@ impl PathInfo {
         let mut others = self.references.clone();
         let to_self = others.remove(&self.path);
         if address.method == ContentAddressMethod::Text && to_self {
+            return false;
+        }
+        let is_nar_hash = address.method == ContentAddressMethod::NixArchive
+            && address.hash.algorithm() == HashAlgorithm::Sha256
+            && !to_self;
+        if is_nar_hash && address.hash != self.nar_hash.to_hash() {
             return false;
         }
         let references = References { others, to_self };
@@ -73,7 +79,7 @@ pub fn fingerprint(store: &StoreDir, info: &PathInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::{Hash, HashAlgorithm};
+    use crate::hash::Hash;
 
     fn info() -> PathInfo {
         let path: StorePath = "00000000000000000000000000000000-a".parse().expect("valid");
@@ -126,5 +132,12 @@ mod tests {
         assert!(info.is_content_addressed(&store));
         info.content_address = Some(ContentAddress { method: ContentAddressMethod::Text, ..address });
         assert!(!info.is_content_addressed(&store));
+        info.content_address = Some(address);
+        info.references.clear();
+        info.nar_hash = NarHash::of(b"x");
+        info.path = addressing::fixed_path(&store, "a", &address, &References::default()).expect("valid");
+        assert!(info.is_content_addressed(&store));
+        info.nar_hash = NarHash::of(b"other");
+        assert!(!info.is_content_addressed(&store), "the archive is said to be another");
     }
 }

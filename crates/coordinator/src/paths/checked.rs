@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_nix::store_path::StorePathError;
-use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, PathInfo, Signature, StoreDir, StorePath};
+use fleet_nix::{ContentAddress, NarHash, PathInfo, Signature, StoreDir, StorePath};
 use fleet_store::{Digest, MAX_CHUNK, Manifest, Piece, StoreError};
 use fleet_wire::v1;
 use prost::Message;
@@ -44,7 +44,7 @@ impl CheckedPath {
         let manifest = sent.manifest.clone();
         let info = path_info(sent)?;
         let path = &info.path;
-        if info.content_address.is_some() && !follows_from_content(store_dir, &info) {
+        if info.content_address.is_some() && !info.is_content_addressed(store_dir) {
             return Err(InvalidPath::ContentAddress(path.clone()));
         }
         let pieces = pieces(path, info.nar_size, &manifest.ok_or(InvalidPath::Missing("manifest"))?)?;
@@ -116,17 +116,6 @@ pub(super) fn path_info(sent: v1::StoredPath) -> Result<PathInfo, InvalidPath> {
         content_address,
         path,
     })
-}
-
-/// The path follows from the address, and the address from the archive where that is what was hashed.
-fn follows_from_content(store_dir: &StoreDir, info: &PathInfo) -> bool {
-    let of_archive = |address: &ContentAddress| {
-        address.method != ContentAddressMethod::NixArchive
-            || info.references.contains(&info.path)
-            || address.hash.algorithm() != fleet_nix::HashAlgorithm::Sha256
-            || address.hash == info.nar_hash.to_hash()
-    };
-    info.is_content_addressed(store_dir) && info.content_address.as_ref().is_some_and(of_archive)
 }
 
 fn pieces(path: &StorePath, nar_size: u64, manifest: &v1::Manifest) -> Result<Vec<Piece>, InvalidPath> {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use fleet_nix::addressing::{References, fixed_path};
-use fleet_nix::{ContentAddress, ContentAddressMethod, Hash, HashAlgorithm, NarHash, SecretKey};
+use fleet_nix::{ContentAddress, ContentAddressMethod, NarHash, SecretKey};
 use proptest::prelude::*;
 
 use super::*;
@@ -38,7 +38,7 @@ fn info(number: usize, content: u8) -> PathInfo {
     }
 }
 
-/// Every third path follows from its content, whatever that is.
+/// Every third path follows from its first content.
 fn path(number: usize) -> StorePath {
     match address(number) {
         Some(address) => {
@@ -50,7 +50,7 @@ fn path(number: usize) -> StorePath {
 }
 
 fn address(number: usize) -> Option<ContentAddress> {
-    let hash = Hash::of(HashAlgorithm::Sha256, &[u8::try_from(number).expect("small")]);
+    let hash = NarHash::of(&[u8::try_from(number).expect("small"), 0]).to_hash();
     (number % 3 == 1).then_some(ContentAddress { method: ContentAddressMethod::NixArchive, hash })
 }
 
@@ -391,6 +391,9 @@ fn what_one_machine_alone_knows_is_refused_whatever_it_claims() {
     let mut elsewhere = vouched(1, &BTreeSet::new());
     elsewhere.path = path(0);
     assert_eq!(table.vouch("evil", elsewhere, &upstream()), Err(Refusal::ContentAddress(path(0))));
+    let mut other_bytes = vouched(1, &BTreeSet::new());
+    other_bytes.nar_hash = info(1, 1).nar_hash;
+    assert_eq!(table.vouch("evil", other_bytes, &upstream()), Err(Refusal::ContentAddress(path(1))));
     let mut build = built(2, 0, &BTreeSet::new(), &BTreeSet::new());
     build.outputs[0].1 = Named::ByContent;
     assert_eq!(table.built("evil", build.clone()), Err(Refusal::Unnamed(path(2))));
