@@ -53,9 +53,8 @@ impl Table {
         }
         let outputs: Vec<PathInfo> = outputs.into_iter().map(|(info, _)| info).collect();
         self.check_references(&outputs, &inputs, &beside)?;
-        let named =
-            inputs.len() + beside.len() + outputs.iter().map(|info| info.references.len() + 1).sum::<usize>();
-        self.room(named)?;
+        let references = outputs.iter().map(|info| info.references.len()).sum();
+        self.room(inputs.len() + beside.len() + outputs.len() + references, references)?;
         let stays = |info: &PathInfo| {
             let known = self.id(&info.path).and_then(|id| Some((id, self.known(id)?)));
             known.is_some_and(|(id, known)| {

@@ -92,13 +92,26 @@ pub struct Table {
     holders: Vec<Arc<str>>,
     holder_ids: HashMap<Arc<str>, HolderId>,
     limit: usize,
+    /// References of all paths together.
+    references: usize,
 }
+
+/// References that paths have on average, at most: one of them may have very many.
+const REFERENCES: usize = 8;
 
 impl Table {
     /// Empty; it names at most `limit` paths.
     pub fn new(store_dir: StoreDir, limit: usize) -> Self {
         let (entries, ids) = (Vec::new(), HashMap::new());
-        Self { store_dir, entries, ids, holders: Vec::new(), holder_ids: HashMap::new(), limit }
+        Self {
+            store_dir,
+            entries,
+            ids,
+            holders: Vec::new(),
+            holder_ids: HashMap::new(),
+            limit,
+            references: 0,
+        }
     }
 
     /// How many paths are named.
@@ -163,7 +176,7 @@ impl Table {
                 return Ok(None);
             }
         }
-        self.room(info.references.len() + 1)?;
+        self.room(info.references.len() + 1, info.references.len())?;
         let record = Record::Vouched { worker: worker.to_owned(), path: Described::from(&info), origin };
         self.enter(info, origin, None, worker);
         Ok(Some(record))
@@ -263,10 +276,13 @@ impl Table {
         worker: &str,
     ) {
         let id = self.intern(&info.path);
-        let references = info.references.iter().map(|path| self.intern(path)).collect();
+        let references: Vec<Id> = info.references.iter().map(|path| self.intern(path)).collect();
+        self.references += references.len();
         let holder = (!worker.is_empty()).then(|| self.holder(worker));
         let entry = &mut self.entries[id.0 as usize];
-        let earlier = entry.known.take().filter(|known| agree(&known.info, &info));
+        let earlier = entry.known.take();
+        self.references -= earlier.as_ref().map_or(0, |known| known.references.len());
+        let earlier = earlier.filter(|known| agree(&known.info, &info));
         let (mut holders, mut kept, mut execution, mut origin) = (BTreeSet::new(), false, execution, origin);
         let mut info = info;
         if let Some(earlier) = earlier {
@@ -292,10 +308,11 @@ impl Table {
         }
     }
 
-    /// Whether so many more paths can be named.
-    pub(crate) fn room(&self, more: usize) -> Result<(), Refusal> {
+    /// Whether so many more paths can be named, that have so many references.
+    pub(crate) fn room(&self, more: usize, references: usize) -> Result<(), Refusal> {
         let limit = self.limit;
-        if self.entries.len() + more > limit { Err(Refusal::Full(limit)) } else { Ok(()) }
+        let is_full = self.entries.len() + more > limit || self.references + references > limit * REFERENCES;
+        if is_full { Err(Refusal::Full(limit)) } else { Ok(()) }
     }
 
     pub(crate) fn id(&self, path: &StorePath) -> Option<Id> {

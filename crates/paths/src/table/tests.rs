@@ -403,6 +403,18 @@ fn what_one_machine_alone_knows_is_refused_whatever_it_claims() {
 }
 
 #[test]
+fn many_paths_that_refer_to_the_same_are_too_much_as_well() {
+    const LIMIT: usize = 60;
+    let mut table = Table::new(StoreDir::default(), LIMIT);
+    let all: BTreeSet<usize> = (0..PATHS).collect();
+    let signed = (0..100).filter(|number| number % 3 != 1);
+    let heard = signed.map(|number| table.vouch("evil", vouched(number, &all), &upstream()));
+    let believed = heard.filter(Result::is_ok).count();
+    assert_eq!(believed, LIMIT * REFERENCES / PATHS);
+    assert!(table.len() < LIMIT, "names were not the limit");
+}
+
+#[test]
 fn of_two_contents_the_first_stays_as_long_as_somebody_has_it() {
     let mut table = table();
     let none = BTreeSet::new();
