@@ -51,6 +51,8 @@ pub(crate) struct Execution {
     pub(crate) inputs: Vec<StorePath>,
     /// Paths that its derivation names; none for outputs that float.
     pub(crate) outputs: Vec<Option<StorePath>>,
+    /// Whether it names them by what they are to contain: then the builder's word is not enough.
+    pub(crate) fixed: bool,
     /// Names of the paths of those.
     pub(crate) floating: Vec<String>,
 }
@@ -59,7 +61,9 @@ impl Execution {
     /// Whether it can make this path, and who says that it has this name.
     pub(crate) fn makes(&self, path: &StorePath) -> Option<fleet_paths::Named> {
         if self.outputs.iter().flatten().any(|output| output == path) {
-            return Some(fleet_paths::Named::ByDerivation);
+            let named =
+                if self.fixed { fleet_paths::Named::ByContent } else { fleet_paths::Named::ByDerivation };
+            return Some(named);
         }
         let floats = self.floating.iter().any(|name| name == path.name());
         floats.then_some(fleet_paths::Named::ByContent)
@@ -264,6 +268,7 @@ impl Derivations {
             drv: path,
             inputs: basic.input_srcs.iter().cloned().collect(),
             outputs: outputs.map(|output| derivation.output_path(output).cloned()).collect(),
+            fixed: derivation.kind() == Ok(DerivationKind::Fixed),
             floating: derivation
                 .outputs
                 .keys()
@@ -374,5 +379,34 @@ mod tests {
         assert_eq!(derivations.news(&[kept]).expect("kept").len(), 1, "a new history knows nothing");
         let error = derivations.news(&[lost]).expect_err("not kept");
         assert!(matches!(error, DerivationsError::Full { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_named_by_its_content_is_not_believed_on_the_word_of_its_builder() {
+        use fleet_nix::addressing::{References, fixed_path};
+        use fleet_nix::{ContentAddress, ContentAddressMethod, Hash, HashAlgorithm};
+        let mut derivations = Derivations::new(1 << 20);
+        let hash = Hash::of(HashAlgorithm::Sha256, b"fetched");
+        let address = ContentAddress { method: ContentAddressMethod::Flat, hash };
+        let output = fixed_path(&StoreDir::default(), "f", &address, &References::default()).expect("a path");
+        let out = format!("/nix/store/{output}");
+        let aterm = format!(
+            "Derive([(\"out\",\"{out}\",\"sha256\",\"{}\")],[],[],\"x86_64-linux\",\"/bin/sh\",[],[(\"out\",\"{out}\")])",
+            hash.to_base16()
+        );
+        let drv = derivation_path(&StoreDir::default(), "f", aterm.as_bytes(), &BTreeSet::new());
+        let drv = drv.expect("a derivation path").to_string();
+        let fetched = v1::Derivation { drv, aterm: aterm.into(), ..v1::Derivation::default() };
+        let plain = sent("plain");
+        let named = |derivations: &Derivations, sent: &v1::Derivation| {
+            let execution = derivations.execution(&DrvPath::from(&*sent.drv)).expect("known");
+            let path = execution.outputs[0].clone().expect("named");
+            execution.makes(&path)
+        };
+        for sent in [&fetched, &plain] {
+            derivations.learn(sent).expect("sound");
+        }
+        assert_eq!(named(&derivations, &fetched), Some(fleet_paths::Named::ByContent));
+        assert_eq!(named(&derivations, &plain), Some(fleet_paths::Named::ByDerivation));
     }
 }

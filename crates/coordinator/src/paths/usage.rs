@@ -1,6 +1,7 @@
 //! Who counts on which chunks and paths, for the collector. Owns its decisions and the gate before them: uses come
 //! through together, a removal alone.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -69,8 +70,12 @@ impl Usage {
         digests: Vec<Digest>,
     ) -> Result<Vec<Digest>, StoreError> {
         let _entered = self.enter().await;
-        self.collector().use_chunks(self.now(), digests.iter().map(key));
-        chunks.missing(digests).await
+        let missing = chunks.missing(digests.clone()).await?;
+        // Of what is not here nothing is remembered: whoever asked for much of that would have everything stay.
+        let absent: HashSet<&Digest> = missing.iter().collect();
+        let here = digests.iter().filter(|digest| !absent.contains(digest));
+        self.collector().use_chunks(self.now(), here.map(key));
+        Ok(missing)
     }
 
     /// Keeps a frame for as long as an upload may take.

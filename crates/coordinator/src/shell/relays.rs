@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use fleet_core::{Session, WorkerId};
 use fleet_nix::StorePath;
-use fleet_paths::Standing;
+use fleet_paths::{Depth, Standing};
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message as ToWorker;
 use tokio::time::Instant;
 
+use super::known::learnt;
 use super::locate::{LocateAnswer, LocateQuestion};
 use super::round::{Deed, Round};
 use super::{Reply, Shell};
@@ -100,6 +101,14 @@ impl Shell {
             Ok(worker) => worker,
             Err(refused) => return round.answer(reply, Err(refused)),
         };
+        if question.relay && question.depth == Depth::Alone {
+            // Who wants just these brought does not have them, whatever it had.
+            let record = self.known.lost(&self.name_of(worker), &question.paths);
+            if record.is_some() {
+                learnt(record, round);
+                self.relays_changed(round);
+            }
+        }
         let (answer, unreached) = self.whereabouts(worker, &question);
         if !question.relay || unreached.is_empty() || !answer.lost.is_empty() {
             return round.answer(reply, Ok(answer));

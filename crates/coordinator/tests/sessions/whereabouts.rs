@@ -313,6 +313,25 @@ async fn who_waits_for_a_path_that_its_last_holder_lost_is_told_so() {
 }
 
 #[tokio::test]
+async fn who_wants_brought_what_only_it_is_said_to_have_has_it_no_more() {
+    let served = serve().await;
+    let channel = &served.channel;
+    let anna = Machine::join(channel, "anna", &[], Vec::new()).await;
+    let bert = Machine::join(channel, "bert", &[], Vec::new()).await;
+    let work = Work::new();
+    let (_builder, _holder, lease, elsewhere) = work.until_top(channel, anna, bert).await;
+    let own = lease.steps[0].inputs.iter().find(|path| **path != elsewhere.output).expect("its own").clone();
+    let paths = vec![own.clone()];
+    let asked =
+        v1::LocateRequest { right: right(&lease), paths, alone: true, ..v1::LocateRequest::default() };
+    let found = locate(channel, asked.clone()).await.expect("an answer");
+    assert!(found.lost.is_empty(), "it may be there: {found:?}");
+    let found = locate(channel, v1::LocateRequest { relay: true, ..asked }).await.expect("an answer");
+    assert_eq!(found.lost, [own.clone()]);
+    assert_eq!(look(channel, &[&own]).await, [PathStanding::Lost]);
+}
+
+#[tokio::test]
 async fn a_right_lets_nobody_read_more_than_its_work_needs() {
     let served = serve().await;
     let channel = &served.channel;
