@@ -9,7 +9,7 @@ mod publish;
 mod usage;
 mod verify;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fleet_nix::nar::NarError;
@@ -27,8 +27,6 @@ pub(crate) use usage::{Usage, key};
 
 /// Archives read back at a time: each takes a processor, and some megabytes.
 const VERIFIERS: usize = 4;
-/// Paths that one closure may have here.
-pub(crate) const MAX_CLOSURE: usize = 1 << 18;
 
 /// Why a path is not kept, published or given.
 #[derive(Debug, Error)]
@@ -57,8 +55,6 @@ pub(crate) enum PathsError {
     Differs { path: String },
     #[error("chunk {chunk} of {path} is not here: put it first")]
     NoChunk { path: String, chunk: Digest },
-    #[error("a closure of more than {MAX_CLOSURE} paths is not described")]
-    TooMany,
     #[error("no more than {} paths can be kept: collect what is not needed", index::MAX_KEPT)]
     Full,
     #[error(transparent)]
@@ -149,85 +145,13 @@ impl PathTable {
         }
         Ok(self.read(path).await?.map(|(_, manifest)| manifest))
     }
-
-    /// Those of `paths` that are kept, in their order.
-    pub(crate) async fn stored(&self, mut paths: Vec<String>) -> Result<Vec<String>, PathsError> {
-        let kept = self.manifests.which(paths.clone()).await?;
-        let mut kept = kept.into_iter();
-        paths.retain(|_| kept.next().unwrap_or_default());
-        self.usage.use_paths(&paths.iter().filter_map(|path| path.parse().ok()).collect::<Vec<_>>());
-        Ok(paths)
-    }
-
-    /// These paths and what of their closures is kept, references first. A path that lost a chunk is forgotten:
-    /// whoever has it may bring it again.
-    pub(crate) async fn describe(&self, roots: Vec<String>) -> Result<Vec<v1::StoredPath>, PathsError> {
-        let mut kept = closure(&self.manifests, roots).await?;
-        let needed: BTreeSet<Digest> =
-            kept.iter().flat_map(|(_, manifest)| &manifest.pieces).map(|piece| piece.digest).collect();
-        let lost = self.chunks.missing(needed.into_iter().collect()).await?;
-        let lost: HashSet<Digest> = lost.into_iter().collect();
-        if !lost.is_empty() {
-            let has_lost = |manifest: &Manifest| manifest.pieces.iter().any(|p| lost.contains(&p.digest));
-            let broken = kept.extract_if(.., |(_, manifest)| has_lost(manifest));
-            let broken: Vec<String> = broken.map(|(path, _)| path.info.unwrap_or_default().path).collect();
-            for path in broken.iter().filter_map(|path| path.parse().ok()) {
-                self.forget(&path, "it lost a chunk").await?;
-            }
-        }
-        Ok(kept.into_iter().map(|(path, manifest)| with_manifest(path, &manifest)).collect())
-    }
-}
-
-type Described = (v1::StoredPath, Manifest);
-
-/// Depth first, with a stack of our own: closures are deep.
-async fn closure(manifests: &Manifests, roots: Vec<String>) -> Result<Vec<Described>, PathsError> {
-    enum Visit {
-        Enter(String),
-        Leave(Box<Described>),
-    }
-    let mut seen = HashSet::new();
-    let mut order = Vec::new();
-    let mut stack: Vec<Visit> = roots.into_iter().rev().map(Visit::Enter).collect();
-    while let Some(visit) = stack.pop() {
-        let path = match visit {
-            Visit::Enter(path) => path,
-            Visit::Leave(described) => {
-                order.push(*described);
-                continue;
-            }
-        };
-        if !seen.insert(path.clone()) {
-            continue;
-        }
-        if seen.len() > MAX_CLOSURE {
-            return Err(PathsError::TooMany);
-        }
-        let Some(manifest) = manifests.read(&path).await? else { continue };
-        let stored = stored(&path, &manifest)?;
-        let references = stored.info.as_ref().map(|info| info.references.clone()).unwrap_or_default();
-        stack.push(Visit::Leave(Box::new((stored, manifest))));
-        stack.extend(references.into_iter().map(Visit::Enter));
-    }
-    Ok(order)
 }
 
 /// What is noted about a path, beside its chunks.
-fn stored(path: &str, manifest: &Manifest) -> Result<v1::StoredPath, StoreError> {
-    v1::StoredPath::decode(&*manifest.note).map_err(|_| StoreError::DamagedManifest(path.to_owned()))
-}
-
-/// The same as it is known elsewhere.
 fn note(path: &str, manifest: &Manifest) -> Result<PathInfo, StoreError> {
-    let info = checked::path_info(stored(path, manifest)?).ok().filter(|info| info.path.as_str() == path);
-    info.ok_or_else(|| StoreError::DamagedManifest(path.to_owned()))
-}
-
-fn with_manifest(path: v1::StoredPath, manifest: &Manifest) -> v1::StoredPath {
-    let chunks = manifest.pieces.iter();
-    let chunks = chunks.map(|p| v1::ChunkRef { digest: p.digest.0.to_vec().into(), size: p.size }).collect();
-    v1::StoredPath { manifest: Some(v1::Manifest { chunks }), ..path }
+    let noted = v1::StoredPath::decode(&*manifest.note).ok();
+    let info = noted.and_then(|noted| checked::path_info(noted).ok());
+    info.filter(|info| info.path.as_str() == path).ok_or_else(|| StoreError::DamagedManifest(path.to_owned()))
 }
 
 #[cfg(test)]

@@ -39,12 +39,6 @@ pub(crate) struct PathsService {
 
 #[tonic::async_trait]
 impl v1::paths_server::Paths for PathsService {
-    async fn stored(&self, request: Request<v1::StoredRequest>) -> Result<Response<v1::StoredReply>, Status> {
-        let paths = bounded(request.into_inner().paths)?;
-        let stored = self.table.stored(paths).await.map_err(|error| status::paths(&error))?;
-        Ok(Response::new(v1::StoredReply { stored }))
-    }
-
     async fn register(
         &self,
         request: Request<Streaming<v1::StoredPath>>,
@@ -142,29 +136,12 @@ impl v1::paths_server::Paths for PathsService {
         let standings = self.ask(|reply| Input::Vouch(asking, vouched, reply)).await?;
         Ok(Response::new(v1::VouchReply { standings: standings.into_iter().map(standing).collect() }))
     }
-
-    type DescribeStream = Pin<Box<dyn Stream<Item = Result<v1::StoredPath, Status>> + Send>>;
-
-    async fn describe(
-        &self,
-        request: Request<v1::DescribeRequest>,
-    ) -> Result<Response<Self::DescribeStream>, Status> {
-        let roots = bounded(request.into_inner().paths)?;
-        let described = self.table.describe(roots).await.map_err(|error| status::paths(&error))?;
-        Ok(Response::new(Box::pin(futures::stream::iter(described.into_iter().map(Ok)))))
-    }
 }
 
 impl PathsService {
     /// Asks the shell whether the worker may bring this path, now.
     async fn admit(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<Expected, Status> {
-        let earlier = v1::WorkRight {
-            lease: path.lease,
-            eval_job: path.eval_job,
-            epoch: path.epoch,
-            ..v1::WorkRight::default()
-        };
-        let asking = Asking::new(worker, Some(path.right.as_ref().unwrap_or(&earlier)))?;
+        let asking = Asking::new(worker, path.right.as_ref())?;
         let mut info = path.info.clone().unwrap_or_default();
         if info.content_address.is_empty() {
             info.content_address.clone_from(&path.content_address);

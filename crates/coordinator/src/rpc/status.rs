@@ -137,8 +137,7 @@ pub(crate) fn paths(error: &PathsError) -> Status {
         | PathsError::OtherHash { .. }
         | PathsError::OtherContent { .. }
         | PathsError::Undeclared { .. }
-        | PathsError::NotThere { .. }
-        | PathsError::TooMany => Status::invalid_argument(with_causes(error)),
+        | PathsError::NotThere { .. } => Status::invalid_argument(with_causes(error)),
         PathsError::Differs { .. } => Status::already_exists(error.to_string()),
         PathsError::NoChunk { .. } | PathsError::NoReference { .. } => {
             Status::failed_precondition(error.to_string())

@@ -38,9 +38,7 @@ const TABLE: &[(&str, [Answer; 8])] = &[
     // This machine's user has no certificate to renew.
     ("/fleet.v1.Enrolment/Renew",                                      [Who, No,  No,  No,  No,  No,  Yes, No ]),
     ("/fleet.v1.Workers/Session",                                      [Who, No,  No,  No,  No,  No,  Yes, Yes]),
-    ("/fleet.v1.Paths/Stored",                                         [Who, No,  No,  No,  No,  No,  Yes, Yes]),
     ("/fleet.v1.Paths/Register",                                       [Who, No,  No,  No,  No,  No,  Yes, Yes]),
-    ("/fleet.v1.Paths/Describe",                                       [Who, No,  No,  No,  No,  No,  Yes, Yes]),
     ("/fleet.v1.Paths/Look",                                           [Who, No,  No,  No,  No,  No,  Yes, Yes]),
     ("/fleet.v1.Paths/Vouch",                                          [Who, No,  No,  No,  No,  No,  Yes, Yes]),
     ("/fleet.v1.Paths/Locate",                                         [Who, No,  No,  No,  No,  No,  Yes, Yes]),

@@ -35,9 +35,7 @@ const EMPTY: &[(&str, Code, &str)] = &[
     ("/fleet.v1.Enrolment/Enrol", Code::Unauthenticated, "not a fleet-join token"),
     ("/fleet.v1.Enrolment/Renew", Code::InvalidArgument, "certificate request"),
     ("/fleet.v1.Workers/Session", Code::FailedPrecondition, "the first message of a session is a hello"),
-    ("/fleet.v1.Paths/Stored", Code::Ok, ""),
     ("/fleet.v1.Paths/Register", Code::PermissionDenied, "it names no right"),
-    ("/fleet.v1.Paths/Describe", Code::Ok, ""),
     ("/fleet.v1.Paths/Look", Code::Ok, ""),
     ("/fleet.v1.Paths/Vouch", Code::PermissionDenied, "it names no right"),
     ("/fleet.v1.Paths/Locate", Code::PermissionDenied, "it names no right"),
@@ -325,8 +323,8 @@ async fn assert_unharmed(running: &Running, callers: &Callers, idle_kib: u64) {
         assert_eq!(list_runs(channel.clone(), None).await, Code::Ok, "the same connection serves on");
     }
     let body = frame(0, &[]);
-    let stored = callers.ask("/fleet.v1.Paths/Stored", body).await;
-    assert_eq!(stored.code(), Code::Ok, "the worker's connection serves on: {stored}");
+    let looked = callers.ask("/fleet.v1.Paths/Look", body).await;
+    assert_eq!(looked.code(), Code::Ok, "the worker's connection serves on: {looked}");
     assert_eq!(list_runs(running.local(), None).await, Code::Ok, "a new connection is served");
     let said = running.said_so_far();
     assert!(!said.contains("panicked"), "{said}");

@@ -237,8 +237,13 @@ async fn what_is_no_chunk_is_refused_with_its_reason() {
     let paths = vec![v1::PathChunks { path: String::new(), digests: vec![digest(32)] }];
     let without_right = chunks.get(v1::GetRequest { paths, ..v1::GetRequest::default() });
     assert_refused(without_right, Code::PermissionDenied, "no right", "get without a right").await;
-    let nothing = chunks.get(v1::GetRequest { digests: vec![digest(32)], ..v1::GetRequest::default() });
-    assert_refused(nothing, Code::PermissionDenied, "names no path", "get of no path").await;
+    assert_refused(
+        chunks.get(v1::GetRequest::default()),
+        Code::PermissionDenied,
+        "names no path",
+        "get of no path",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -246,39 +251,37 @@ async fn paths_that_nobody_asked_for_are_refused() {
     let running = Running::start();
     let mut paths = PathsClient::new(running.remote(Some(&running.enrolled("w").await)));
     let many = vec!["x".to_owned(); 65_537];
-    let stored = paths.stored(v1::StoredRequest { paths: many.clone() });
-    assert_refused(stored, Code::InvalidArgument, "at most 65536 paths", "stored").await;
-    let describe = paths.describe(v1::DescribeRequest { paths: many });
-    assert_refused(describe, Code::InvalidArgument, "at most 65536 paths", "describe").await;
+    let right = |lease| Some(v1::WorkRight { lease, ..Default::default() });
+    let look = paths.look(v1::LookRequest { paths: many.clone() });
+    assert_refused(look, Code::InvalidArgument, "at most 65536 paths", "look").await;
+    let locate = paths.locate(v1::LocateRequest { right: right(1), paths: many, ..Default::default() });
+    assert_refused(locate, Code::InvalidArgument, "at most 65536 paths", "locate").await;
     for name in NO_NAMES.iter().copied().chain(["", "x", "/nix/store/x"]) {
-        let stored = within(paths.stored(v1::StoredRequest { paths: vec![name.to_owned()] })).await;
-        match stored {
-            Ok(reply) => assert!(reply.get_ref().stored.is_empty(), "{name:?}"),
-            Err(status) => assert_eq!(status.code(), Code::InvalidArgument, "{name:?}: {status}"),
-        }
+        let names = || vec![name.to_owned()];
+        let look = paths.look(v1::LookRequest { paths: names() });
+        assert_refused(look, Code::InvalidArgument, "not a store path", name).await;
+        let locate =
+            paths.locate(v1::LocateRequest { right: right(1), paths: names(), ..Default::default() });
+        assert_refused(locate, Code::InvalidArgument, "not a store path", name).await;
     }
     let info = || {
         let path = "00000000000000000000000000000000-x".to_owned();
         Some(v1::PathInfo { path, nar_hash: vec![1; 32].into(), nar_size: 1, ..Default::default() })
     };
+    let none = v1::WorkRight::default();
+    let claim = |info, right| v1::StoredPath { info, right: Some(right), ..Default::default() };
     let claims = [
         (v1::StoredPath::default(), Code::PermissionDenied, "it names no right"),
+        (claim(None, v1::WorkRight { lease: 1, share: 1, ..none }), Code::InvalidArgument, "several rights"),
         (
-            v1::StoredPath { lease: 1, eval_job: 1, ..Default::default() },
-            Code::InvalidArgument,
-            "several rights",
-        ),
-        (
-            v1::StoredPath { info: info(), lease: u64::MAX, epoch: u64::MAX, ..Default::default() },
+            claim(info(), v1::WorkRight { lease: u64::MAX, epoch: u64::MAX, ..none }),
             Code::NotFound,
             "no lease",
         ),
-        (
-            v1::StoredPath { info: info(), eval_job: u64::MAX, ..Default::default() },
-            Code::NotFound,
-            "no eval job",
-        ),
-        (v1::StoredPath { lease: 1, ..Default::default() }, Code::InvalidArgument, "not a store path"),
+        (claim(info(), v1::WorkRight { eval_job: u64::MAX, ..none }), Code::NotFound, "no eval job"),
+        (claim(info(), v1::WorkRight { realise_job: u64::MAX, ..none }), Code::NotFound, "no realise job"),
+        (claim(info(), v1::WorkRight { share: u64::MAX, ..none }), Code::NotFound, "no order to share"),
+        (claim(None, v1::WorkRight { lease: 1, ..none }), Code::InvalidArgument, "not a store path"),
     ];
     for (claim, code, fragment) in claims {
         let what = format!("{claim:?}");

@@ -46,8 +46,9 @@ async fn register(channel: &Channel, path: v1::StoredPath) -> Result<u64, Status
 
 async fn is_stored(channel: &Channel, name: &str) -> bool {
     let mut client = v1::paths_client::PathsClient::new(channel.clone());
-    let request = v1::StoredRequest { paths: vec![name.to_owned()] };
-    !within(client.stored(request)).await.expect("answers").into_inner().stored.is_empty()
+    let request = v1::LookRequest { paths: vec![name.to_owned()] };
+    let looked = within(client.look(request)).await.expect("answers").into_inner();
+    looked.standings == [i32::from(v1::PathStanding::Kept)]
 }
 
 #[tokio::test]
@@ -63,11 +64,9 @@ async fn only_outputs_of_a_lease_are_kept_for_it_and_only_while_it_lasts() {
     for chunk in [chunk, foreign_chunk] {
         put(channel, chunk).await.expect("kept");
     }
-    let claim = |path: &v1::StoredPath, lease: u64, epoch: u64, eval_job: u64| v1::StoredPath {
-        lease,
-        epoch,
-        eval_job,
-        ..path.clone()
+    let claim = |path: &v1::StoredPath, lease: u64, epoch: u64, eval_job: u64| {
+        let right = v1::WorkRight { lease, epoch, eval_job, ..v1::WorkRight::default() };
+        v1::StoredPath { right: Some(right), ..path.clone() }
     };
     let cases = [
         (claim(&output, 0, 0, 0), Code::PermissionDenied),
@@ -113,23 +112,26 @@ async fn an_evaluator_shares_what_its_content_names_while_its_job_lasts() {
     let address = ContentAddress { method: ContentAddressMethod::NixArchive, hash: hash.to_hash() };
     let by_content = fixed_path(&StoreDir::default(), "source", &address, &References::default());
     named.content_address = address.to_string();
-    let named_falsely = v1::StoredPath { eval_job: job.job, epoch: job.epoch, ..source.clone() };
+    let claim = |path: &v1::StoredPath, epoch: u64| {
+        let right = v1::WorkRight { eval_job: job.job, epoch, ..v1::WorkRight::default() };
+        v1::StoredPath { right: Some(right), ..path.clone() }
+    };
+    let named_falsely = claim(&source, job.epoch);
     source.info.as_mut().expect("an info").path = by_content.expect("a path").to_string();
     put(channel, chunk).await.expect("kept");
-    let claim = |epoch: u64| v1::StoredPath { eval_job: job.job, epoch, ..source.clone() };
-    let status = register(channel, claim(job.epoch + 1)).await.expect_err("stale");
+    let status = register(channel, claim(&source, job.epoch + 1)).await.expect_err("stale");
     assert_eq!(status.code(), Code::Aborted, "{status}");
     let (local, chunk) = path("00000000000000000000000000000000-local");
     put(channel, chunk).await.expect("kept");
-    for refused in [named_falsely, v1::StoredPath { eval_job: job.job, epoch: job.epoch, ..local }] {
+    for refused in [named_falsely, claim(&local, job.epoch)] {
         let status = register(channel, refused).await.expect_err("nobody else can vouch for it");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
-    register(channel, claim(job.epoch)).await.expect("its job lasts");
+    register(channel, claim(&source, job.epoch)).await.expect("its job lasts");
     let step = Step::new("top", &[]);
     worker.evaluated(&job, "a", &[&step]).await;
     worker.hear_lease().await;
-    let status = register(channel, claim(job.epoch)).await.expect_err("its job is over");
+    let status = register(channel, claim(&source, job.epoch)).await.expect_err("its job is over");
     assert_eq!(status.code(), Code::NotFound, "{status}");
 }
 
@@ -163,9 +165,7 @@ async fn what_is_no_chunk_is_refused_and_the_connection_serves_on() {
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
     let mut paths = v1::paths_client::PathsClient::new(channel.clone());
     let many = vec!["00000000000000000000000000000000-x".to_owned(); 65_537];
-    let status = within(paths.stored(v1::StoredRequest { paths: many.clone() })).await;
-    assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
-    let status = within(paths.describe(v1::DescribeRequest { paths: many })).await;
+    let status = within(paths.look(v1::LookRequest { paths: many })).await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
     assert_eq!(put(channel, good).await.expect("good"), 1);
 }

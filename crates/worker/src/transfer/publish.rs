@@ -203,7 +203,6 @@ fn stored(info: &PathInfo, manifest: v1::Manifest, right: v1::WorkRight) -> v1::
         info: Some(info),
         manifest: Some(manifest),
         right: Some(right),
-        ..v1::StoredPath::default()
     }
 }
 

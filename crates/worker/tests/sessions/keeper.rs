@@ -93,8 +93,7 @@ impl v1::chunks_server::Chunks for Keeper {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
         let request = request.into_inner();
         let chunks = self.lock().chunks.clone();
-        let named = request.paths.into_iter().flat_map(|path| path.digests);
-        let found = request.digests.into_iter().chain(named).map(move |digest| {
+        let found = request.paths.into_iter().flat_map(|path| path.digests).map(move |digest| {
             let name =
                 Digest::try_from(&*digest).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let frame = chunks.get(&digest).cloned();
@@ -173,18 +172,5 @@ impl v1::paths_server::Paths for Keeper {
         let lost = v1::LostPaths { paths: lost.into_iter().collect() };
         let located = v1::Located { located: Some(v1::located::Located::Lost(lost)) };
         Ok(Response::new(Box::pin(futures::stream::iter([Ok(located)]))))
-    }
-
-    async fn stored(&self, _: Request<v1::StoredRequest>) -> Result<Response<v1::StoredReply>, Status> {
-        Ok(Response::new(v1::StoredReply::default()))
-    }
-
-    type DescribeStream = Pin<Box<dyn Stream<Item = Result<v1::StoredPath, Status>> + Send>>;
-
-    async fn describe(
-        &self,
-        _: Request<v1::DescribeRequest>,
-    ) -> Result<Response<Self::DescribeStream>, Status> {
-        Ok(Response::new(Box::pin(futures::stream::empty())))
     }
 }

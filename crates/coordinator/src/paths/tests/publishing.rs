@@ -1,15 +1,13 @@
 //! What is served to everybody, and what is not any more.
 
+use std::collections::HashSet;
+
 use futures::TryStreamExt;
 
 use super::*;
 
-fn path(made: &Made) -> StorePath {
-    made.name().parse().expect("a store path")
-}
-
 fn paths(made: &[&Made]) -> Vec<StorePath> {
-    made.iter().map(|made| path(made)).collect()
+    made.iter().map(|made| made.store_path()).collect()
 }
 
 /// Three paths in a row, each referring to the one before.
@@ -27,9 +25,9 @@ impl Shelf {
     async fn served(&self, all: &[Made]) -> Vec<bool> {
         let mut served = Vec::new();
         for made in all {
-            let found = self.table.published(path(made).hash_part()).await.expect("answers");
+            let found = self.table.published(made.store_path().hash_part()).await.expect("answers");
             served.push(found.is_some_and(|(info, manifest)| {
-                info.path == path(made) && manifest.pieces.iter().all(|piece| piece.frame > 0)
+                info.path == made.store_path() && manifest.pieces.iter().all(|piece| piece.frame > 0)
             }));
         }
         served
@@ -69,7 +67,11 @@ async fn what_upstream_serves_need_not_be_here() {
     let made = file(1, b"made").refer_to(&[&upstream]);
     shelf.keep(&made).await;
     shelf.table.publish(&paths(&[&made]), &HashSet::new()).await.expect_err("nobody serves its reference");
-    shelf.table.publish(&paths(&[&made]), &HashSet::from([path(&upstream)])).await.expect("upstream does");
+    shelf
+        .table
+        .publish(&paths(&[&made]), &HashSet::from([upstream.store_path()]))
+        .await
+        .expect("upstream does");
     assert_eq!(shelf.served(&[made, upstream]).await, [true, false]);
 }
 
@@ -94,11 +96,11 @@ async fn a_damaged_path_and_all_that_refers_to_it_is_served_no_more_until_it_is_
     shelf.table.publish(&paths(&[leaf, middle, top, &beside]), &HashSet::new()).await.expect("all are kept");
     std::fs::write(shelf.file_of(leaf.chunks[1].0), b"damaged").expect("writes");
     let (_, manifest) =
-        shelf.table.published(path(leaf).hash_part()).await.expect("answers").expect("published");
+        shelf.table.published(leaf.store_path().hash_part()).await.expect("answers").expect("published");
     let read: Result<Vec<_>, _> = shelf.chunks.frames(manifest.pieces, 2).try_collect().await;
     let error = read.expect_err("a chunk is damaged");
-    assert!(shelf.table.failed(&path(leaf), &error).await.expect("forgets"), "{error}");
-    assert_eq!(shelf.forgotten.try_recv().expect("the shell is told"), path(leaf));
+    assert!(shelf.table.failed(&leaf.store_path(), &error).await.expect("forgets"), "{error}");
+    assert_eq!(shelf.forgotten.try_recv().expect("the shell is told"), leaf.store_path());
     assert_eq!(shelf.served(&all).await, [false; 3]);
     assert_eq!(shelf.served(std::slice::from_ref(&beside)).await, [true]);
     assert!(!shelf.has(leaf).await && shelf.has(middle).await && shelf.has(top).await);

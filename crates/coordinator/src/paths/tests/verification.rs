@@ -6,10 +6,6 @@ use super::*;
 
 const STORE: &str = "/nix/store/";
 
-fn name_of(made: &Made) -> StorePath {
-    made.name().parse().expect("a store path")
-}
-
 /// A file whose text names these paths.
 fn naming(number: u32, others: &[&Made]) -> Made {
     let lines: Vec<String> = others.iter().map(|other| format!("{STORE}{}/bin/x", other.name())).collect();
@@ -17,7 +13,7 @@ fn naming(number: u32, others: &[&Made]) -> Made {
 }
 
 fn expecting(candidates: &[&Made]) -> Expected {
-    Expected { candidates: candidates.iter().map(|made| name_of(made)).collect(), ..Expected::default() }
+    Expected { candidates: candidates.iter().map(|made| made.store_path()).collect(), ..Expected::default() }
 }
 
 impl Shelf {
@@ -35,7 +31,7 @@ async fn references_are_those_that_the_bytes_name() {
     let silent = naming(3, &[&input]);
     let error = shelf.bring(&silent, expecting(&[&input])).await.expect_err("it names its input");
     assert!(
-        matches!(&error, PathsError::Undeclared { reference, .. } if *reference == name_of(&input)),
+        matches!(&error, PathsError::Undeclared { reference, .. } if *reference == input.store_path()),
         "{error}"
     );
     assert_eq!(crate::rpc::status::paths(&error).code(), tonic::Code::InvalidArgument);
@@ -43,7 +39,7 @@ async fn references_are_those_that_the_bytes_name() {
     let error =
         shelf.bring(&boastful, expecting(&[&input, &other])).await.expect_err("it does not name the other");
     assert!(
-        matches!(&error, PathsError::NotThere { reference, .. } if *reference == name_of(&other)),
+        matches!(&error, PathsError::NotThere { reference, .. } if *reference == other.store_path()),
         "{error}"
     );
     assert!(!shelf.has(&silent).await);
@@ -117,7 +113,7 @@ async fn a_path_is_kept_only_after_what_it_refers_to() {
     let (input, upstream) = (file(1, b"input"), file(2, b"of a cache"));
     let made = naming(3, &[&input, &upstream]).refer_to(&[&input, &upstream]);
     let expected = || {
-        let from_upstream = BTreeSet::from([name_of(&upstream)]);
+        let from_upstream = BTreeSet::from([upstream.store_path()]);
         Expected { upstream: from_upstream, ..expecting(&[&input, &upstream]) }
     };
     let error = shelf.bring(&made, expected()).await.expect_err("its input is not here");

@@ -336,7 +336,7 @@ async fn get_some<L: Locate>(
     }
     let mut chunks = futures::stream::empty().boxed();
     if !paths.is_empty() {
-        let request = v1::GetRequest { digests: Vec::new(), right: Some(right), paths };
+        let request = v1::GetRequest { right: Some(right), paths };
         chunks = locate.chunks(request).await.map_err(|status| StreamFault::Status(status.into()))?;
     }
     for (index, pieces) in parts {
