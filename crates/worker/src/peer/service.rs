@@ -252,6 +252,10 @@ impl Fetch<'_> {
                     if !is_asked || want.chunks.len() > MAX_MANIFEST.div_ceil(8) {
                         return Err(Broken::Asked("a want is about a path whose manifest comes first"));
                     }
+                    // Of no more can it know the manifests.
+                    if self.wants.len() > ANNOUNCED_AHEAD {
+                        return Err(Broken::Asked("a want comes after its manifest"));
+                    }
                     self.wants.insert(path, want.chunks.to_vec());
                 }
                 _ => return Err(Broken::Asked("after a manifest comes what is wanted of it")),
