@@ -216,7 +216,8 @@ pub(crate) fn too_many_wait() -> Status {
 
 /// What another worker was asked to share did not come.
 pub(crate) fn not_relayed() -> Status {
-    Status::unavailable("no worker that has the paths has brought them in time")
+    // Not as if nobody were here: that is waited for without an end.
+    Status::deadline_exceeded("no worker that has the paths has brought them in time")
 }
 
 /// Another attempt has taken the place of the caller's.
