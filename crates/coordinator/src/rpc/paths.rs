@@ -22,6 +22,8 @@ mod located;
 
 /// Paths in one call.
 const MAX_PATHS: usize = 65_536;
+/// References of all paths that one call vouches for: they are in memory together.
+const MAX_REFERENCES: usize = 1 << 20;
 /// Workers that one call may say it cannot reach.
 const MAX_UNREACHABLE: usize = 1_024;
 /// Paths of one call that are looked at ahead of the one that is kept.
@@ -118,7 +120,7 @@ impl v1::paths_server::Paths for PathsService {
     ) -> Result<Response<v1::VouchReply>, Status> {
         let worker = speaks_as(&Caller::of(request.extensions()));
         let mut requests = request.into_inner();
-        let (mut asking, mut vouched) = (None, Vec::new());
+        let (mut asking, mut vouched, mut references) = (None, Vec::new(), 0);
         while let Some(v1::VouchRequest { right, info }) =
             requests.message().await.map_err(status::of_peer)?
         {
@@ -130,6 +132,10 @@ impl v1::paths_server::Paths for PathsService {
                 asking = Some(Asking::new(worker.clone(), right.as_ref())?);
             }
             let info = info.ok_or_else(|| Status::invalid_argument("a path without an info"))?;
+            references += info.references.len();
+            if references > MAX_REFERENCES {
+                return Err(Status::invalid_argument(format!("at most {MAX_REFERENCES} references a call")));
+            }
             vouched.push(infos::from_wire(&info).map_err(|error| status::refused(&error))?);
         }
         let Some(asking) = asking else { return Ok(Response::new(v1::VouchReply::default())) };
