@@ -180,8 +180,7 @@ impl Coordinator {
         let workers = WorkersService { shell: self.shell.inputs.clone() };
         let chunks = ChunksService {
             store: self.objects.chunks(),
-            usage: self.paths.usage().clone(),
-            manifests: self.objects.manifests(),
+            table: self.paths.clone(),
             shell: self.shell.inputs.clone(),
         };
         let runs = v1::runs_server::RunsServer::new(runs).max_decoding_message_size(MAX_MESSAGE);

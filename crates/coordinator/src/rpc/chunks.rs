@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use fleet_store::{ChunkStore, Digest, MAX_CHUNK, Manifests};
+use fleet_nix::StorePath;
+use fleet_store::{ChunkStore, Digest, MAX_CHUNK};
 use fleet_wire::v1;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use super::paths::{ask, speaks_as};
 use super::status;
 use crate::access::Caller;
 use crate::infos;
-use crate::paths::Usage;
+use crate::paths::PathTable;
 use crate::shell::{Asking, Input};
 
 const MAX_DIGESTS: usize = 65_536;
@@ -29,8 +30,7 @@ const MAX_FRAME: usize = MAX_CHUNK + (64 << 10);
 #[derive(Debug)]
 pub(crate) struct ChunksService {
     pub(crate) store: ChunkStore,
-    pub(crate) usage: Usage,
-    pub(crate) manifests: Manifests,
+    pub(crate) table: PathTable,
     pub(crate) shell: mpsc::Sender<Input>,
 }
 
@@ -42,7 +42,7 @@ impl v1::chunks_server::Chunks for ChunksService {
     ) -> Result<Response<v1::FindMissingReply>, Status> {
         let digests = digests(&request.into_inner().digests)?;
         let missing =
-            self.usage.missing(&self.store, digests).await.map_err(|error| status::store(&error))?;
+            self.table.usage().missing(&self.store, digests).await.map_err(|error| status::store(&error))?;
         let missing = missing.into_iter().map(|digest| digest.0.to_vec().into()).collect();
         Ok(Response::new(v1::FindMissingReply { missing }))
     }
@@ -54,7 +54,7 @@ impl v1::chunks_server::Chunks for ChunksService {
             if chunk.frame.len() > MAX_FRAME {
                 return Err(Status::invalid_argument(format!("a frame has at most {MAX_FRAME} bytes")));
             }
-            let put = self.usage.put(&self.store, digest, chunk.frame).await;
+            let put = self.table.usage().put(&self.store, digest, chunk.frame).await;
             put.map_err(|error| status::store(&error))
         });
         let count = |stored: u64, ()| std::future::ready(Ok(stored + 1));
@@ -67,36 +67,47 @@ impl v1::chunks_server::Chunks for ChunksService {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
         let worker = speaks_as(&Caller::of(request.extensions()));
         let wanted = self.allowed(worker, request.into_inner()).await?;
-        let store = self.store.clone();
-        let frames = futures::stream::iter(wanted).map(move |digest| {
-            let store = store.clone();
+        let (store, table) = (self.store.clone(), self.table.clone());
+        let frames = futures::stream::iter(wanted).map(move |(path, digest)| {
+            let (store, table) = (store.clone(), table.clone());
             async move {
-                let frame = store.get(digest).await?;
-                Ok(v1::Chunk { digest: digest.0.to_vec().into(), frame })
+                match store.get(digest).await {
+                    Ok(frame) => Ok(v1::Chunk { digest: digest.0.to_vec().into(), frame }),
+                    Err(error) => {
+                        // Before the answer: who asks where else it is must not be sent back here.
+                        if let Some(path) = path {
+                            table.failed(&path, &error).await.map_err(|error| status::paths(&error))?;
+                        }
+                        Err(status::store(&error))
+                    }
+                }
             }
         });
-        let frames = frames.buffered(READ_AHEAD).map_err(|error| status::store(&error));
-        Ok(Response::new(Box::pin(frames)))
+        Ok(Response::new(Box::pin(frames.buffered(READ_AHEAD))))
     }
 }
 
 impl ChunksService {
-    /// The chunks that are asked for, if the right that is named gives access to each.
+    /// The chunks that are asked for and the path of each that is no source, if the right that is named gives access to
+    /// all of them.
     async fn allowed(
         &self,
         worker: Option<Arc<str>>,
         request: v1::GetRequest,
-    ) -> Result<Vec<Digest>, Status> {
+    ) -> Result<Vec<(Option<StorePath>, Digest)>, Status> {
         if request.paths.iter().map(|path| path.digests.len()).sum::<usize>() > MAX_DIGESTS {
             return Err(too_many());
         }
         let (mut paths, mut source, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for v1::PathChunks { path, digests: listed } in request.paths {
-            wanted.extend(digests(&listed)?);
+            let named = digests(&listed)?.into_iter();
             if path.is_empty() {
+                wanted.extend(named.map(|digest| (None, digest)));
                 source.extend(listed);
             } else {
-                paths.push((infos::store_path(&path).map_err(|error| status::refused(&error))?, listed));
+                let path = infos::store_path(&path).map_err(|error| status::refused(&error))?;
+                wanted.extend(named.map(|digest| (Some(path.clone()), digest)));
+                paths.push((path, listed));
             }
         }
         if wanted.is_empty() {
@@ -106,7 +117,7 @@ impl ChunksService {
         let names = paths.iter().map(|(path, _)| path.clone()).collect();
         ask(&self.shell, |reply| Input::MayRead(asking, names, source, reply)).await?;
         for (path, listed) in paths {
-            let manifest = self.manifests.read(path.as_str()).await.map_err(|error| status::store(&error))?;
+            let manifest = self.table.manifest(&path).await.map_err(|error| status::paths(&error))?;
             let manifest = manifest.ok_or_else(|| status::not_kept(&path))?;
             let own: HashSet<&[u8]> = manifest.pieces.iter().map(|piece| &piece.digest.0[..]).collect();
             if !listed.iter().all(|digest| own.contains(&digest[..])) {

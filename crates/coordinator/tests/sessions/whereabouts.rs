@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fleet_coordinator::config::JournalChoice;
 use fleet_core::FleetConfig;
 use fleet_nix::{NarHash, PathInfo, PublicKey, Signature, StoreDir};
+use fleet_store::Digest;
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message as FromCoordinator;
 use fleet_wire::v1::located::Located;
@@ -290,6 +291,41 @@ async fn what_a_peer_cannot_reach_is_shared_by_its_holder_and_served_to_whom_it_
     until_standing(channel, &work.top.output, PathStanding::Held).await;
     let refused = get(channel, fetch).await.expect_err("the lease is over");
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_damaged_here_is_found_by_who_fetches_it_and_shared_once_more() {
+    let served = serve().await;
+    let channel = &served.channel;
+    let anna = Machine::join(channel, "anna", &[], Vec::new()).await;
+    let bert = Machine::join(channel, "bert", &[], Vec::new()).await;
+    let work = Work::new();
+    let (_builder, mut holder, lease, elsewhere) = work.until_top(channel, anna, bert).await;
+    let (stored, chunk) = work.infos[&elsewhere.output].clone();
+    let name = Digest::try_from(&*chunk.digest).expect("32 bytes").to_string();
+    let frame = served.state.path().join("state/objects/chunks").join(&name[..2]).join(&name);
+    let (right, paths) = (right(&lease), vec![elsewhere.output.clone()]);
+    let relayed =
+        v1::LocateRequest { right, paths, alone: true, relay: true, ..v1::LocateRequest::default() };
+    let of_path = v1::PathChunks { path: elsewhere.output.clone(), digests: vec![chunk.digest.clone()] };
+    let fetch = v1::GetRequest { right, paths: vec![of_path] };
+    for _ in 0..2 {
+        let sharing = async {
+            let FromCoordinator::Share(share) = holder.next().await else { panic!("not asked to share") };
+            let right = v1::WorkRight { share: share.share, ..v1::WorkRight::default() };
+            put(channel, chunk.clone()).await.expect("kept");
+            register(channel, v1::StoredPath { right: Some(right), ..stored.clone() })
+                .await
+                .expect("asked for");
+        };
+        let (found, ()) = tokio::join!(locate(channel, relayed.clone()), sharing);
+        assert!(found.expect("it came").paths[0].manifest.is_some(), "its bytes are here");
+        assert_eq!(get(channel, fetch.clone()).await.expect("its input"), [chunk.clone()]);
+        std::fs::write(&frame, b"damaged").expect("a frame");
+        let refused = get(channel, fetch.clone()).await.expect_err("not what it was");
+        assert_eq!(refused.code(), Code::DataLoss, "{refused}");
+        assert_eq!(look(channel, &[&elsewhere.output]).await, [PathStanding::Held]);
+    }
 }
 
 #[tokio::test]
