@@ -66,6 +66,8 @@ pub(crate) enum PathsError {
 /// What is known of a path before its bytes are read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
+    /// As it was reported or vouched for.
+    pub(crate) known: Option<Arc<PathInfo>>,
     /// All that its bytes may name.
     pub(crate) candidates: Vec<StorePath>,
     /// Of its references those that an upstream cache serves: they need not be here.

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use fleet_nix::PathInfo;
 use fleet_paths::{Depth, Standing};
 use fleet_store::Manifest;
 use fleet_wire::v1;
@@ -54,8 +55,11 @@ impl v1::paths_server::Paths for PathsService {
         };
         // Kept one after the other: a path never without those before it.
         let verified = request.into_inner().map(|path| async {
-            let path = path?;
+            let mut path = path?;
             let expected = self.admit(worker.clone(), &path).await?;
+            if let Some(known) = &expected.known {
+                as_known(known, &mut path);
+            }
             let name = path.info.as_ref().map(|info| info.path.clone()).unwrap_or_default();
             Ok::<_, Status>((name, self.table.verify(path, Some(expected)).await.map_err(refused)?))
         });
@@ -216,6 +220,20 @@ pub(super) async fn ask<T>(
     let (reply, answer) = oneshot::channel();
     shell.send(input(reply)).await.map_err(|_| status::stopping())?;
     answer.await.map_err(|_| status::stopping())?
+}
+
+/// Who brings a path has no say in what is noted of it: content address, deriver and signatures are those that were
+/// looked at when it was first heard of.
+fn as_known(known: &PathInfo, path: &mut v1::StoredPath) {
+    let claimed = path.info.take().map(|info| info.content_address).filter(|address| !address.is_empty());
+    let mut info = infos::to_wire(known);
+    if info.content_address.is_empty() {
+        // One that is checked like any other.
+        info.content_address = claimed.unwrap_or_else(|| std::mem::take(&mut path.content_address));
+    }
+    path.content_address.clear();
+    path.signatures.clear();
+    path.info = Some(info);
 }
 
 /// The worker that a certificate names. The access layer lets nobody else in but this machine's user.

@@ -2,11 +2,12 @@
 //! decides; here it is kept, and told to whoever waits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fleet_core::view::{WorkerState, WorkerView};
 use fleet_core::{DrvPath, LeaseId, WorkerId};
 use fleet_nix::{PathInfo, StorePath};
-use fleet_paths::{Build, Record, Refusal, Standing};
+use fleet_paths::{Build, Named, Record, Refusal, Standing};
 use fleet_wire::v1;
 use tonic::Status;
 
@@ -46,7 +47,7 @@ impl Shell {
         let mut standings = Vec::with_capacity(infos.len());
         for info in infos {
             let path = info.path.clone();
-            let standing = match self.known.vouch(&name, info, &self.settings.upstream_keys) {
+            let standing = match self.known.vouch(&name, nameless(info), &self.settings.upstream_keys) {
                 Ok(record) => {
                     learnt(record, round);
                     self.known.standing(&path)
@@ -80,6 +81,7 @@ impl Shell {
             let path = infos::store_path(&output.path).map_err(|e| ReportRefused::Form(e.to_string()))?;
             let Some(info) = &output.info else {
                 if self.known.standing(&path) == Standing::Kept {
+                    self.check_known(&execution, &path)?;
                     continue;
                 }
                 return Err(ReportRefused::Form(format!("the report says nothing of {path}")));
@@ -91,6 +93,16 @@ impl Shell {
             infos.push(info);
         }
         self.believe(worker, execution, infos, round)
+    }
+
+    /// Of what is here already nothing need be said, but that it is an output of the step.
+    fn check_known(&self, execution: &Execution, path: &StorePath) -> Result<(), ReportRefused> {
+        let may = match execution.makes(path) {
+            Some(Named::ByDerivation) => true,
+            Some(Named::ByContent) => self.known.info(path).is_some_and(|(_, origin)| origin.is_by_content()),
+            None => false,
+        };
+        if may { Ok(()) } else { Err(ReportRefused::Form(format!("{path} is no output of the step"))) }
     }
 
     /// What a report says of outputs is heard before the core hears that they are there. A report that cannot be true
@@ -260,7 +272,8 @@ impl Shell {
             }
             Right::Eval(..) => {
                 let name = self.name_of(worker);
-                let record = self.known.vouch(&name, info.clone(), &self.settings.upstream_keys);
+                let info = nameless(info.clone());
+                let record = self.known.vouch(&name, info, &self.settings.upstream_keys);
                 learnt(record.map_err(|refusal| status::refused(&refusal))?, round);
             }
             Right::Realise(..) => self.may_read(worker, asking.right, std::slice::from_ref(&path))?,
@@ -282,9 +295,10 @@ impl Shell {
         let upstream = |reference: &&StorePath| self.known.standing(reference) == Standing::Upstream;
         let upstream = info.references.iter().filter(upstream).cloned().collect();
         let candidates = self.known.scan_candidates(&path).unwrap_or_default();
-        let deriver = self.known.info(&path).and_then(|(known, _)| known.deriver.clone());
-        let discards = deriver.is_some_and(|drv| self.derivations.discards_references(&drv, &path));
-        Ok(Expected { candidates, upstream, discards })
+        let known = self.known.info(&path).map(|(known, _)| Arc::clone(known));
+        let deriver = known.as_ref().and_then(|known| known.deriver.as_ref());
+        let discards = deriver.is_some_and(|drv| self.derivations.discards_references(drv, &path));
+        Ok(Expected { known, candidates, upstream, discards })
     }
 
     /// The execution of the lease's open step that makes a path.
@@ -297,7 +311,7 @@ impl Shell {
     }
 
     /// A worker's name, by which the table knows it.
-    pub(super) fn name_of(&self, worker: WorkerId) -> std::sync::Arc<str> {
+    pub(super) fn name_of(&self, worker: WorkerId) -> Arc<str> {
         self.fleet.worker_view(worker).map_or_else(|| "".into(), |view| view.name)
     }
 
@@ -314,6 +328,11 @@ impl Shell {
         self.hints.insert(worker, (lease, drv.clone()));
         Some(execution.inputs.iter().map(ToString::to_string).collect())
     }
+}
+
+/// Without what nothing proves: who made a path is known where it was made by a lease.
+fn nameless(info: PathInfo) -> PathInfo {
+    PathInfo { deriver: None, ..info }
 }
 
 /// Why a report is not believed.
