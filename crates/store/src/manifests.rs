@@ -39,13 +39,6 @@ impl Manifests {
         Ok(self.objects.size(&location(name)?).await?.is_some())
     }
 
-    /// Which of these there are, in their order.
-    pub async fn which(&self, names: Vec<String>) -> Result<Vec<bool>, StoreError> {
-        let paths = names.iter().map(|name| location(name)).collect::<Result<Vec<_>, _>>()?;
-        let sizes = self.objects.sizes(futures::stream::iter(paths));
-        sizes.map_ok(|size| size.is_some()).try_collect().await
-    }
-
     /// Reads one; a damaged one is set aside, so that it can be kept again.
     pub async fn read(&self, name: &str) -> Result<Option<Manifest>, StoreError> {
         match self.load(name).await {

@@ -164,7 +164,6 @@ async fn fetch(
     let mut requests = digests.chunks(MAX_ASKED).map(|part| v1::GetRequest {
         right: Some(right),
         paths: vec![v1::PathChunks { path: String::new(), digests: part.to_vec() }],
-        ..v1::GetRequest::default()
     });
     let Some(first) = requests.next() else { return Ok(Box::pin(tokio::io::empty())) };
     let rest: Vec<v1::GetRequest> = requests.collect();

@@ -231,19 +231,14 @@ async fn what_is_no_chunk_is_refused_with_its_reason() {
     let mut chunks = ChunksClient::new(worker);
     for (digests, fragment) in [(vec![digest(31)], "32 bytes"), (vec![digest(32); 65_537], "at most 65536")] {
         let paths = vec![v1::PathChunks { path: String::new(), digests }];
-        let get = chunks.get(v1::GetRequest { paths, ..v1::GetRequest::default() });
+        let get = chunks.get(v1::GetRequest { paths, right: None });
         assert_refused(get, Code::InvalidArgument, fragment, "get").await;
     }
     let paths = vec![v1::PathChunks { path: String::new(), digests: vec![digest(32)] }];
-    let without_right = chunks.get(v1::GetRequest { paths, ..v1::GetRequest::default() });
+    let without_right = chunks.get(v1::GetRequest { paths, right: None });
     assert_refused(without_right, Code::PermissionDenied, "no right", "get without a right").await;
-    assert_refused(
-        chunks.get(v1::GetRequest::default()),
-        Code::PermissionDenied,
-        "names no path",
-        "get of no path",
-    )
-    .await;
+    let of_nothing = chunks.get(v1::GetRequest::default());
+    assert_refused(of_nothing, Code::PermissionDenied, "names no path", "get of no path").await;
 }
 
 #[tokio::test]

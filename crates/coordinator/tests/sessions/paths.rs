@@ -158,8 +158,8 @@ async fn what_is_no_chunk_is_refused_and_the_connection_serves_on() {
     let status = within(chunks.find_missing(v1::FindMissingRequest { digests: many.clone() })).await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);
     let status = within(chunks.get(v1::GetRequest {
+        right: None,
         paths: vec![v1::PathChunks { path: String::new(), digests: many }],
-        ..v1::GetRequest::default()
     }))
     .await;
     assert_eq!(status.expect_err("too many").code(), Code::InvalidArgument);

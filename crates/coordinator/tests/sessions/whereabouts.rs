@@ -257,7 +257,6 @@ async fn what_a_peer_cannot_reach_is_shared_by_its_holder_and_served_to_whom_it_
     let fetch = v1::GetRequest {
         right: right(&lease),
         paths: vec![v1::PathChunks { path: elsewhere.output.clone(), digests: vec![chunk.digest.clone()] }],
-        ..v1::GetRequest::default()
     };
     let sharing = async {
         let FromCoordinator::Share(share) = holder.next().await else { panic!("not asked to share") };
