@@ -24,7 +24,7 @@ async fn frames_that_are_not_kept() {
     let wide = || {
         let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("an encoder");
         encoder.window_log(31).expect("it may");
-        encoder.write_all(&[0; 1 << 20]).expect("in memory");
+        encoder.write_all(&vec![0; 1 << 20]).expect("in memory");
         encoder.finish().expect("a frame")
     };
     // 2 GiB of window, and nothing in it.

@@ -9,7 +9,7 @@ use fleet_wire::v1::run_event::Event;
 use fleet_wire::v1::worker_message::Message;
 use tonic::Code;
 
-use crate::scripted::{Step, Watcher, finished, within};
+use crate::scripted::{Step, Watcher, finished};
 use crate::world::{EVIL, HONEST, Machine, Made, STRANGE, World, refused, right, step};
 
 /// With what is said of one path, and the bytes of another.
@@ -206,7 +206,7 @@ async fn an_order_to_share_is_for_one_worker_and_for_what_it_names() {
     };
     let attacks = async {
         let FromCoordinator::Share(share) = evil.next().await else { panic!("not asked to share") };
-        assert_eq!(share.paths, [app.output.clone()]);
+        assert_eq!(share.paths, std::slice::from_ref(&app.output));
         let own = v1::WorkRight { share: share.share, ..v1::WorkRight::default() };
         let invented = v1::WorkRight { share: share.share + 1, ..own };
         let (denied, exists) = (Code::PermissionDenied, Code::AlreadyExists);
@@ -230,7 +230,7 @@ async fn an_order_to_share_is_for_one_worker_and_for_what_it_names() {
         }
         evil.lose(&app.output).await;
     };
-    let (found, ()) = within(async { tokio::join!(honest.locate(asked), attacks) }).await;
+    let (found, ()) = tokio::join!(honest.locate(asked), Box::pin(attacks));
     let lost = found.expect("an answer").into_iter().find_map(|located| match located.located {
         Some(Located::Lost(lost)) => Some(lost.paths),
         _ => None,

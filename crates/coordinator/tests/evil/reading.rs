@@ -17,7 +17,7 @@ async fn get(
     digest: &Bytes,
 ) -> Result<Vec<v1::Chunk>, Status> {
     let paths = vec![v1::PathChunks { path: path.to_owned(), digests: vec![digest.clone()] }];
-    let request = v1::GetRequest { right, paths, ..v1::GetRequest::default() };
+    let request = v1::GetRequest { right, paths };
     let mut stream = within(ChunksClient::new(machine.channel.clone()).get(request)).await?.into_inner();
     let mut chunks = Vec::new();
     while let Some(chunk) = within(stream.message()).await? {
