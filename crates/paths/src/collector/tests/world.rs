@@ -132,7 +132,7 @@ impl World {
         for number in 0..PATHS {
             let references =
                 (0..world.below(3)).filter(|_| number > 0).map(|_| world.below_usize(number)).collect();
-            let chunks = (0..1 + world.below(3)).map(|_| world.below(CHUNKS)).collect();
+            let chunks = (0..=world.below(3)).map(|_| world.below(CHUNKS)).collect();
             world.contents.push(Content { references, chunks });
         }
         world
