@@ -103,11 +103,11 @@ async fn memory_does_not_grow_with_a_path() {
     let desk = hall.desk(&[&info]);
     desk.tell("there", server.address(), "here", &[&info]);
     let before = peak();
-    let fetcher = here.fetcher(&hall, &desk);
+    let receiver = here.fetcher(&hall, &desk);
     let right = fleet_wire::v1::WorkRight::default();
     let bringing = async {
-        let located = fetcher.locate(right, &std::iter::once(path).collect()).await.expect("located");
-        fetcher.import(right, located).await.expect("fetched")
+        let located = receiver.locate(right, &std::iter::once(path).collect()).await.expect("located");
+        receiver.import(right, located).await.expect("fetched")
     };
     let fetched = tokio::time::timeout(Duration::from_mins(3), bringing).await.expect("in time");
     assert_eq!(fetched.paths.len(), 1);
