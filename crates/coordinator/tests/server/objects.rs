@@ -49,7 +49,8 @@ fn a_coordinator_that_may_not_use_its_objects_says_so_and_ends() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("coordinator.toml");
     let state = directory.path().join("state");
-    std::fs::write(&file, format!("state_dir = \"{}\"\n{}", state.display(), setting(&server))).expect("a file");
+    std::fs::write(&file, format!("state_dir = \"{}\"\n{}", state.display(), setting(&server)))
+        .expect("a file");
     let mut wrong = program(directory.path());
     wrong.arg("--config").arg(&file).envs(server.environment()).env("AWS_SECRET_ACCESS_KEY", "wrong");
     let (code, _, said) = run(&mut wrong);
