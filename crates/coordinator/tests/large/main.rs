@@ -1,7 +1,8 @@
 //! A very large archive goes all the ways that bytes go through the coordinator: put, registered, published, fetched by
 //! a worker, downloaded. The coordinator's memory does not grow with it.
 //!
-//! `FLEET_TEST_LARGE_GIB` asks for an archive of another size.
+//! `FLEET_TEST_LARGE_GIB` asks for an archive of another size, which may need longer than `cargo nextest` lets a test
+//! run; `cargo test -p fleet-coordinator --test large -- --nocapture` waits, and shows how much memory was needed.
 
 mod archive;
 #[path = "../cache/client.rs"]
@@ -45,7 +46,7 @@ async fn a_very_large_archive_passes_through_in_flat_memory() {
     let large_one = memory.during("put", uploader.put(archive, &large.output, &references)).await;
 
     let publisher = Publisher::build(&running, &uploader, [(&small, &small_one), (&large, &large_one)]).await;
-    let registering = publisher.register([&small_one, &large_one]);
+    let registering = Box::pin(publisher.register([&small_one, &large_one]));
     memory.during("register", registering).await;
     memory.during("locate", publisher.locate(&large_one)).await;
     memory.during("get", publisher.fetch(&large_one)).await;

@@ -1,5 +1,6 @@
 //! How much memory the coordinator has at most while something is done, as its kernel counts it.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -34,7 +35,10 @@ impl Memory {
         let done = doing.await;
         let grown = self.read("VmHWM:").saturating_sub(self.idle_kib);
         let seconds = began.elapsed().as_secs_f64();
-        println!("{what}: {grown} KiB above the {} KiB of idling, {seconds:.1} s", self.idle_kib);
+        let figures =
+            format!("{what}: {grown} KiB above the {} KiB of idling, {seconds:.1} s", self.idle_kib);
+        // Nobody may listen.
+        let _ = writeln!(std::io::stderr(), "{figures}");
         assert!(grown < GROWTH_KIB, "{what} takes {grown} KiB more than idling, of at most {GROWTH_KIB}");
         done
     }
