@@ -132,12 +132,10 @@ async fn what_is_served_of_a_path_was_looked_at() {
     let (mut world, own, library, top) = program.begin().await;
     let forged = SecretKey::from_seed("cache.nixos.org-1", &[9; 32]).expect("a key").sign(b"anything");
     let lies = |made: Made| {
-        let mut made = made.with(|info| {
+        made.with(|info| {
             info.deriver = format!("{STRANGE}.drv");
             info.signatures = vec![forged.to_string()];
-        });
-        made.stored.signatures = vec![forged.to_string()];
-        made
+        })
     };
     let addressed =
         library.clone().with(|info| info.content_address = format!("fixed:r:sha256:{}", "0".repeat(52)));

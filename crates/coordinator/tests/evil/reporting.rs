@@ -4,11 +4,12 @@ use fleet_nix::{ContentAddress, ContentAddressMethod, Hash, HashAlgorithm};
 use fleet_wire::v1;
 use fleet_wire::v1::admin_client::AdminClient;
 use fleet_wire::v1::coordinator_message::Message as FromCoordinator;
+use fleet_wire::v1::run_event::Event;
 use fleet_wire::v1::worker_message::Message;
 use fleet_wire::v1::{OutcomeClass, PathStanding};
 use tonic::Code;
 
-use crate::scripted::{ScriptedWorker, reported, within};
+use crate::scripted::{ScriptedWorker, Watcher, reported, within};
 use crate::world::{EVIL, HONEST, Made, STRANGE, World, refused, right, step};
 
 #[tokio::test]
@@ -50,31 +51,27 @@ async fn reports_that_cannot_be_true_make_nothing_known_and_their_worker_suspect
     }
 
     let of = |path: &str| Made::new(path, &[]).info();
+    let unread = |path: &str| v1::PathInfo { nar_hash: vec![1].into(), ..of(path) };
+    let seeing = Made::new(&steps[0].output, &[&library.output]).info();
     let lies = [
-        (
-            "refers to what it cannot see",
-            &*steps[0].output,
-            Some(Made::new(&steps[0].output, &[&library.output]).info()),
-        ),
-        ("another's output", &*after.output, Some(of(&after.output))),
-        ("what is here, as its own", &*library.output, None),
-        ("the info of another path", &*steps[3].output, Some(of(STRANGE))),
-        ("nothing of its output", &*steps[4].output, None),
-        (
-            "no info that can be read",
-            &*steps[5].output,
-            Some(of(&steps[5].output)).map(|info| v1::PathInfo { nar_hash: vec![1].into(), ..info }),
-        ),
-        ("other bytes than are fixed", &*steps[6].output, Some(of(&steps[6].output))),
+        ("refers to what it cannot see", &*steps[0].output, Some(seeing), "neither among its inputs"),
+        ("another's output", &*after.output, Some(of(&after.output)), "is no output of the step"),
+        ("what is here, as its own", &*library.output, None, "is no output of the step"),
+        ("the info of another path", &*steps[3].output, Some(of(STRANGE)), "-strange"),
+        ("nothing of its output", &*steps[4].output, None, "says nothing of"),
+        ("no info that can be read", &*steps[5].output, Some(unread(&steps[5].output)), "bad NAR hash"),
+        ("no content that is fixed", &*steps[6].output, Some(of(&steps[6].output)), "is named by nothing"),
     ];
-    for ((lie, output, info), (lease, step)) in lies.into_iter().zip(leases.iter().zip(&steps)) {
+    let mut watcher = Watcher::new(&world.running.local(), &world.run, 0, false).await;
+    let built = |event: &Event| matches!(event, Event::StepFinished(ended) if ended.drv == library.drv());
+    watcher.until(built).await;
+    for ((lie, output, info, text), (lease, step)) in lies.into_iter().zip(leases.iter().zip(&steps)) {
         world.evil.report(lease, step, output, info).await;
-        within(async {
-            while world.worker("evil").await.building.iter().any(|drv| drv == step.drv()) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let ended = watcher.until(|event| matches!(event, Event::StepFinished(_))).await;
+        let Event::StepFinished(ended) = ended else { unreachable!("it was waited for") };
+        let cause = ended.failure.map(|failure| failure.cause).unwrap_or_default();
+        assert_eq!(ended.drv, step.drv(), "{lie}: {cause}");
+        assert!(cause.contains("is refused") && cause.contains(text), "{lie}: {cause}");
         assert_eq!(world.standing(&step.output).await, PathStanding::Unknown, "{lie}");
     }
     assert_eq!(world.standing(&after.output).await, PathStanding::Unknown);
