@@ -149,8 +149,11 @@ fn a_host_gets_its_system_from_the_coordinator_and_trusts_nothing_else() {
     let info = farm.fleetctl().args(["cache", "info", "--json"]).run();
     info.expect_code(0);
     let key = info.json()["public_keys"][0].as_str().expect("a key").to_owned();
+    let authority = farm.scratch().join("ca.pem");
+    let printed = farm.coordinator_command(["--config".as_ref(), farm.configuration().as_os_str(), "ca".as_ref()]);
+    fs::write(&authority, output_of(printed)).expect("written");
     let host = |key: &str| {
-        let authority = farm.state().join("ca/authority.pem").display().to_string();
+        let authority = authority.display().to_string();
         NixDaemon::start(&DaemonOptions {
             substituters: vec![farm.url()],
             trusted_public_keys: vec![key.to_owned()],
@@ -257,4 +260,10 @@ fn collect_until(farm: &Farm, left: &[&str]) {
 
 fn base_name(path: &str) -> String {
     Path::new(path).file_name().expect("a store path").to_string_lossy().into_owned()
+}
+
+fn output_of(mut command: std::process::Command) -> Vec<u8> {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }

@@ -61,6 +61,8 @@ enum Command {
         #[arg(long, default_value = "admin")]
         name: String,
     },
+    /// Print the certificates of the CAs that the port's certificate is of, for machines that use the cache.
+    Ca,
     /// Put a new CA beside the coordinator's own one; both count until the next rotation.
     RotateCa,
     /// Mend a damaged journal: keeps what is sound, moves the rest aside, says what is lost.
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Show) => maintenance::show(&layers),
         Command::CheckConfig { file } => maintenance::check(file),
         Command::AdminCert { out, name } => maintenance::admin_certificate(&layers, &out, &name),
+        Command::Ca => maintenance::authorities(&layers),
         Command::RotateCa => maintenance::rotate_ca(&layers),
         Command::Repair => maintenance::repair(&layers),
     };

@@ -38,6 +38,12 @@ pub fn admin_certificate(layers: &Layers, out: &Path, name: &str) -> Outcome {
     print(&format!("{}\n", file.display()))
 }
 
+/// Prints the certificates by which the port is trusted; no key is among them.
+pub fn authorities(layers: &Layers) -> Outcome {
+    let material = Material::load(&layers.resolve()?.config)?;
+    print(&fleet_identity::certificates_pem(&material.trusted))
+}
+
 /// Puts a new CA before the coordinator's own; a running coordinator takes it up with SIGHUP.
 pub fn rotate_ca(layers: &Layers) -> Outcome {
     let config = layers.resolve()?.config;

@@ -102,6 +102,11 @@ pub(crate) fn is_authority(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 
+/// Certificates as a PEM file has them.
+pub fn certificates_pem(certificates: &[CertificateDer<'_>]) -> String {
+    certificates.iter().map(|certificate| pem_block("CERTIFICATE", certificate)).collect()
+}
+
 pub(crate) fn pem_block(label: &str, der: &[u8]) -> String {
     const LINE: usize = 64;
     let text = STANDARD.encode(der);

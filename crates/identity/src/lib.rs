@@ -21,7 +21,7 @@ pub mod token;
 pub mod testing;
 
 pub use authority::{Authority, AuthorityError, CaFiles};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, certificates_pem};
 pub use identity::{Identity, IdentityError, Kind};
 pub use keyfile::FileError;
 pub use name::{Name, NameError};
