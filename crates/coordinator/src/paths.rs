@@ -20,6 +20,7 @@ use prost::Message;
 use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
+use crate::infos;
 use checked::CheckedPath;
 pub(crate) use checked::InvalidPath;
 use index::Index;
@@ -152,7 +153,7 @@ impl PathTable {
 /// What is noted about a path, beside its chunks.
 fn note(path: &str, manifest: &Manifest) -> Result<PathInfo, StoreError> {
     let noted = v1::StoredPath::decode(&*manifest.note).ok();
-    let info = noted.and_then(|noted| checked::path_info(noted).ok());
+    let info = noted.and_then(|noted| infos::from_wire(&noted.info?).ok());
     info.filter(|info| info.path.as_str() == path).ok_or_else(|| StoreError::DamagedManifest(path.to_owned()))
 }
 

@@ -206,9 +206,9 @@ async fn what_a_worker_claims_is_not_believed() {
             }),
         ),
         ("more references than", with(&|_, info| info.references = vec!["x".to_owned(); 65_537])),
-        ("more signatures than", with(&|path, _| path.signatures = vec!["x".to_owned(); 65])),
-        ("bad signature", with(&|path, _| path.signatures = vec!["x".to_owned()])),
-        ("bad content address", with(&|path, _| path.content_address = "fixed:r:sha256:x".to_owned())),
+        ("more signatures than", with(&|_, info| info.signatures = vec!["x".to_owned(); 65])),
+        ("bad signature", with(&|_, info| info.signatures = vec!["x".to_owned()])),
+        ("bad content address", with(&|_, info| info.content_address = "fixed:r:sha256:x".to_owned())),
         ("bad chunk", with(&|path, _| chunk(path, &|chunks| chunks[0].digest = vec![1; 3].into()))),
         ("bad chunk", with(&|path, _| chunk(path, &|chunks| chunks[0].size = (1 << 20) + 1))),
         ("bad chunk", with(&|path, _| chunk(path, &|chunks| chunks[0].size = 0))),
@@ -264,8 +264,8 @@ async fn a_content_address_must_be_that_of_the_contents() {
         let address = ContentAddress { method: ContentAddressMethod::NixArchive, hash: hash.to_hash() };
         let path = source_path(&StoreDir::default(), "made", hash, &References::none()).expect("a path");
         let mut stored = made.path.clone();
-        stored.content_address = address.to_string();
-        stored.info.as_mut().expect("an info").path = path.to_string();
+        let info = stored.info.as_mut().expect("an info");
+        (info.path, info.content_address) = (path.to_string(), address.to_string());
         stored
     };
     let actual =

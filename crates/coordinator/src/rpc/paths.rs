@@ -58,7 +58,7 @@ impl v1::paths_server::Paths for PathsService {
             let mut path = path?;
             let expected = self.admit(worker.clone(), &path).await?;
             if let Some(known) = &expected.known {
-                as_known(known, &mut path);
+                path.info = path.info.map(|claimed| as_known(known, claimed));
             }
             let name = path.info.as_ref().map(|info| info.path.clone()).unwrap_or_default();
             Ok::<_, Status>((name, self.table.verify(path, Some(expected)).await.map_err(refused)?))
@@ -152,14 +152,8 @@ impl PathsService {
     /// Asks the shell whether the worker may bring this path, now.
     async fn admit(&self, worker: Option<Arc<str>>, path: &v1::StoredPath) -> Result<Expected, Status> {
         let asking = Asking::new(worker, path.right.as_ref())?;
-        let mut info = path.info.clone().unwrap_or_default();
-        if info.content_address.is_empty() {
-            info.content_address.clone_from(&path.content_address);
-        }
-        if info.signatures.is_empty() {
-            info.signatures.clone_from(&path.signatures);
-        }
-        let info = infos::from_wire(&info).map_err(|error| status::refused(&error))?;
+        let info = infos::from_wire(path.info.as_ref().unwrap_or(&v1::PathInfo::default()));
+        let info = info.map_err(|error| status::refused(&error))?;
         self.ask(|reply| Input::MayKeep(asking, Box::new(info), reply)).await
     }
 
@@ -224,16 +218,13 @@ pub(super) async fn ask<T>(
 
 /// Who brings a path has no say in what is noted of it: content address, deriver and signatures are those that were
 /// looked at when it was first heard of.
-fn as_known(known: &PathInfo, path: &mut v1::StoredPath) {
-    let claimed = path.info.take().map(|info| info.content_address).filter(|address| !address.is_empty());
+fn as_known(known: &PathInfo, claimed: v1::PathInfo) -> v1::PathInfo {
     let mut info = infos::to_wire(known);
     if info.content_address.is_empty() {
         // One that is checked like any other.
-        info.content_address = claimed.unwrap_or_else(|| std::mem::take(&mut path.content_address));
+        info.content_address = claimed.content_address;
     }
-    path.content_address.clear();
-    path.signatures.clear();
-    path.info = Some(info);
+    info
 }
 
 /// The worker that a certificate names. The access layer lets nobody else in but this machine's user.

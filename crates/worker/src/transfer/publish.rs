@@ -196,14 +196,7 @@ async fn register(
 }
 
 fn stored(info: &PathInfo, manifest: v1::Manifest, right: v1::WorkRight) -> v1::StoredPath {
-    let info = to_wire(info);
-    v1::StoredPath {
-        content_address: info.content_address.clone(),
-        signatures: info.signatures.clone(),
-        info: Some(info),
-        manifest: Some(manifest),
-        right: Some(right),
-    }
+    v1::StoredPath { info: Some(to_wire(info)), manifest: Some(manifest), right: Some(right) }
 }
 
 fn groups(ordered: Vec<Arc<PathInfo>>) -> Vec<Vec<Arc<PathInfo>>> {
