@@ -1,16 +1,19 @@
 //! Paths of the local store to the coordinator: their chunks, as far as it lacks them, then the paths themselves,
 //! each after its references.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet_nix::PathInfo;
+use fleet_nix::store_path::StorePath;
 use fleet_store::{Digest, RawChunk, seal_frame};
 use fleet_wire::v1;
-use futures::StreamExt;
-use tokio::sync::mpsc;
+use fleet_wire::v1::chunks_client::ChunksClient;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::archive::cut_path;
 use super::{Patience, Standing, Transfer, TransferError};
@@ -22,6 +25,10 @@ use crate::lane::Purpose;
 const CUT_AHEAD: usize = 4;
 /// Chunks that one question is about.
 const ASKED_TOGETHER: usize = 16;
+/// Questions whose answers are not here: the coordinator may be far away.
+const ASKED_AT_ONCE: usize = 4;
+/// Bytes of chunks of one upload that are asked about, or wait to be compressed.
+const HELD_BYTES: u32 = 64 << 20;
 /// Chunks that are compressed at once, on threads that may block.
 const SEALED_AT_ONCE: usize = 4;
 /// Frames on their way.
@@ -145,28 +152,28 @@ async fn choose(
     frames: mpsc::Sender<v1::Chunk>,
 ) -> Result<(Vec<v1::Manifest>, u64), TransferError> {
     let mut manifests = vec![v1::Manifest::default(); archives];
+    let mut seen = BTreeSet::new();
     let mut sent = 0;
-    let mut batches = std::pin::pin!(ReceiverStream::new(cut).ready_chunks(ASKED_TOGETHER));
-    while let Some(batch) = batches.next().await {
-        let mut fresh = BTreeMap::new();
-        for (archive, chunk) in batch {
-            let size = u32::try_from(chunk.data.len()).unwrap_or(u32::MAX);
-            let digest = chunk.digest.0.to_vec().into();
-            manifests[archive].chunks.push(v1::ChunkRef { digest, size });
-            fresh.insert(chunk.digest, chunk);
-        }
-        let digests = fresh.keys().map(|digest| digest.0.to_vec().into()).collect();
-        let reply = transfer.chunks().find_missing(v1::FindMissingRequest { digests }).await?;
-        let missing = reply.into_inner().missing.into_iter();
-        let missing = missing.filter_map(|digest| fresh.remove(&Digest::try_from(&*digest).ok()?));
-        let sealing = missing.map(|chunk| {
-            tokio::task::spawn_blocking(move || seal_frame(&chunk).map(|frame| (chunk.digest, frame)))
+    let room = Arc::new(Semaphore::new(HELD_BYTES as usize));
+    {
+        let held = ReceiverStream::new(cut).then(|(archive, chunk)| hold(room.clone(), archive, chunk));
+        let questions = held.chunks(ASKED_TOGETHER).map(|batch| {
+            let mut fresh = BTreeMap::new();
+            for held in batch {
+                let held = held?;
+                manifests[held.archive].chunks.push(held.reference());
+                // Each once: answers to questions on their way do not know of each other.
+                if seen.insert(held.chunk.digest) {
+                    fresh.insert(held.chunk.digest, held);
+                }
+            }
+            Ok::<_, TransferError>(lacking(transfer.chunks(), fresh))
         });
-        let mut sealed = std::pin::pin!(futures::stream::iter(sealing).buffered(SEALED_AT_ONCE));
-        while let Some(sealed) = sealed.next().await {
-            let sealed = sealed.map_err(|_| TransferError::Interrupted)?;
-            let (digest, frame) = sealed.map_err(|_| TransferError::Interrupted)?;
-            if frames.send(v1::Chunk { digest: digest.0.to_vec().into(), frame }).await.is_err() {
+        let lacking = questions.try_buffered(ASKED_AT_ONCE);
+        let lacking = lacking.map_ok(|held| stream::iter(held).map(Ok)).try_flatten();
+        let mut sealed = std::pin::pin!(lacking.map_ok(seal).try_buffered(SEALED_AT_ONCE));
+        while let Some(chunk) = sealed.try_next().await? {
+            if frames.send(chunk).await.is_err() {
                 // Its answer says why it takes no more.
                 return std::future::pending().await;
             }
@@ -174,6 +181,53 @@ async fn choose(
         }
     }
     Ok((manifests, sent))
+}
+
+/// A chunk in memory, and the room that it takes.
+struct Held {
+    archive: usize,
+    chunk: RawChunk,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Held {
+    fn size(chunk: &RawChunk) -> u32 {
+        u32::try_from(chunk.data.len()).unwrap_or(u32::MAX)
+    }
+
+    fn reference(&self) -> v1::ChunkRef {
+        v1::ChunkRef { digest: self.chunk.digest.0.to_vec().into(), size: Self::size(&self.chunk) }
+    }
+}
+
+/// Waits for room for a chunk. Never for ever: a question is about less than there is room for.
+async fn hold(room: Arc<Semaphore>, archive: usize, chunk: RawChunk) -> Result<Held, TransferError> {
+    let permits = room.acquire_many_owned(Held::size(&chunk).min(HELD_BYTES));
+    let _room = permits.await.map_err(|_| TransferError::Interrupted)?;
+    Ok(Held { archive, chunk, _room })
+}
+
+/// Those that the coordinator lacks.
+async fn lacking(
+    mut client: ChunksClient<Channel>,
+    mut fresh: BTreeMap<Digest, Held>,
+) -> Result<Vec<Held>, TransferError> {
+    if fresh.is_empty() {
+        return Ok(Vec::new());
+    }
+    let digests = fresh.keys().map(|digest| digest.0.to_vec().into()).collect();
+    let reply = client.find_missing(v1::FindMissingRequest { digests }).await?;
+    let missing = reply.into_inner().missing.into_iter();
+    Ok(missing.filter_map(|digest| fresh.remove(&Digest::try_from(&*digest).ok()?)).collect())
+}
+
+async fn seal(held: Held) -> Result<v1::Chunk, TransferError> {
+    let sealing = tokio::task::spawn_blocking(move || {
+        let frame = seal_frame(&held.chunk);
+        frame.map(|frame| v1::Chunk { digest: held.chunk.digest.0.to_vec().into(), frame })
+    });
+    let sealed = sealing.await.map_err(|_| TransferError::Interrupted)?;
+    sealed.map_err(|_| TransferError::Interrupted)
 }
 
 async fn register(
@@ -184,14 +238,30 @@ async fn register(
 ) -> Result<(), TransferError> {
     let paths: Vec<_> =
         group.iter().zip(manifests).map(|(info, manifest)| stored(info, manifest, right)).collect();
-    match transfer.paths().register(futures::stream::iter(paths)).await {
-        Ok(_) => Ok(()),
-        // Another attempt was faster, with other bytes: what it brought stays, and serves as well.
-        Err(status) if status.code() == Code::AlreadyExists => {
-            tracing::warn!("{}", status.message());
+    match transfer.paths().register(stream::iter(paths.clone())).await {
+        // It says this of one path, and took nothing after it.
+        Err(status) if status.code() == Code::AlreadyExists => {}
+        other => return other.map(drop).map_err(TransferError::from),
+    }
+    for (info, path) in group.iter().zip(paths) {
+        match transfer.paths().register(stream::iter([path])).await {
+            Err(status) if status.code() == Code::AlreadyExists => {
+                pass_over(transfer, &info.path, status).await?;
+            }
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+/// Another attempt was faster, with other bytes: what it brought stays, and serves as well. But it must be there.
+async fn pass_over(transfer: &Transfer, path: &StorePath, refusal: Status) -> Result<(), TransferError> {
+    match transfer.look([path]).await?.get(path) {
+        Some(Standing::Kept | Standing::Upstream) => {
+            tracing::warn!(%path, "not brought, it is kept already: {}", refusal.message());
             Ok(())
         }
-        Err(status) => Err(status.into()),
+        _ => Err(refusal.into()),
     }
 }
 

@@ -10,6 +10,7 @@ use fleet_store::Digest;
 use fleet_wire::v1;
 use fleet_wire::v1::PathStanding as Standing;
 use futures::Stream;
+use tokio::sync::Barrier;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Shared by the services and the test.
@@ -29,8 +30,14 @@ pub(crate) struct Kept {
     pub(crate) registered: Vec<v1::StoredPath>,
     /// Chunks that were put.
     pub(crate) put: usize,
+    /// How many chunks each question was about.
+    pub(crate) asked: Vec<usize>,
+    /// As many questions are answered only when all of them are asked.
+    pub(crate) meet: Vec<Arc<Barrier>>,
     /// What a registration is refused with.
     pub(crate) refusal: Option<Status>,
+    /// These are known with another content, and stand so when they are brought.
+    pub(crate) differing: BTreeMap<String, Standing>,
 }
 
 impl Keeper {
@@ -70,8 +77,17 @@ impl v1::chunks_server::Chunks for Keeper {
         &self,
         request: Request<v1::FindMissingRequest>,
     ) -> Result<Response<v1::FindMissingReply>, Status> {
+        let digests = request.into_inner().digests;
+        let meet = {
+            let mut kept = self.lock();
+            kept.asked.push(digests.len());
+            kept.meet.pop()
+        };
+        if let Some(meet) = meet {
+            meet.wait().await;
+        }
         let kept = self.lock();
-        let digests = request.into_inner().digests.into_iter();
+        let digests = digests.into_iter();
         let missing = digests.filter(|digest| !kept.chunks.contains_key(digest)).collect();
         Ok(Response::new(v1::FindMissingReply { missing }))
     }
@@ -148,7 +164,13 @@ impl v1::paths_server::Paths for Keeper {
             }
             let chunks = stored.manifest.clone().expect("a manifest").chunks;
             assert!(chunks.iter().all(|chunk| kept.chunks.contains_key(&chunk.digest)), "bytes come first");
-            kept.standings.insert(stored.info.clone().expect("an info").path, Standing::Kept);
+            let path = stored.info.clone().expect("an info").path;
+            if let Some(standing) = kept.differing.get(&path).copied() {
+                let refusal = Status::already_exists(format!("{path} is known with another content"));
+                kept.standings.insert(path, standing);
+                return Err(refusal);
+            }
+            kept.standings.insert(path, Standing::Kept);
             kept.registered.push(stored);
             registered += 1;
         }

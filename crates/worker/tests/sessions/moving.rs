@@ -1,12 +1,17 @@
 //! What a worker of several machines says of store paths, and what it brings: nothing by itself but sources, the rest
 //! when it is told to.
 
+use std::sync::Arc;
+
+use fleet_nix::nar_dump::dump_path;
+use fleet_store::{Digest, open_frame};
 use fleet_testkit::NixDaemon;
 use fleet_wire::v1;
 use fleet_wire::v1::coordinator_message::Message;
 use fleet_wire::v1::host_evaluated::Result as HostResult;
 use fleet_wire::v1::worker_message::Message as FromWorker;
 use fleet_wire::v1::{OutcomeClass, PathStanding};
+use tokio::sync::Barrier;
 use tonic::Status;
 
 use crate::keeper::base;
@@ -169,6 +174,66 @@ async fn a_closure_is_published_as_far_as_it_is_not_there_each_path_after_what_i
     }
     assert_eq!(driven.realise_as(job(3)).await.failure, None);
     assert_eq!(driven.keeper.registered().len(), 3, "what is kept is not brought again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_kept_with_another_content_keeps_nothing_else_from_being_published() {
+    let daemon = NixDaemon::start_default();
+    let first = script("first", "echo first > $out");
+    let second = format!("let first = {first}; in {}", script("second", "echo ${first} > $out"));
+    let third = format!("let second = {second}; in {}", script("third", "echo ${second} > $out"));
+    let top = format!("let third = {third}; in {}", script("top", "echo ${third} > $out"));
+    let path = daemon.build_expression(&top).remove(0);
+    let closure = daemon.nix_stdout(["path-info", "--recursive", &path]);
+    let closure: Vec<&str> = closure.lines().collect();
+    let named = |name: &str| base(closure.iter().find(|path| path.ends_with(name)).expect("in the closure"));
+    let mut driven = start(&daemon, &[], &[]).await;
+    let job = |job| {
+        let (path, run) = (base(&path), "run".to_owned());
+        v1::Realise { job, epoch: 4, path, closure: false, run, publish: true }
+    };
+    driven.keeper.stand(&closure, PathStanding::Held);
+    driven.keeper.lock().differing.insert(named("-second"), PathStanding::Kept);
+    let realised = driven.realise_as(job(1)).await;
+    assert_eq!(realised.failure, None, "the first of two contents serves as well");
+    let mut registered = driven.keeper.registered();
+    registered.dedup();
+    assert_eq!(registered, ["-first", "-third", "-top"].map(named));
+
+    driven.keeper.lock().registered.clear();
+    driven.keeper.stand(&closure, PathStanding::Held);
+    driven.keeper.lock().differing.insert(named("-second"), PathStanding::Held);
+    let refused = driven.realise_as(job(2)).await.failure.expect("it is not there");
+    assert!(refused.cause.contains(&named("-second")), "{refused:?}");
+    let mut registered = driven.keeper.registered();
+    registered.dedup();
+    assert_eq!(registered, [named("-first")], "nothing without what it refers to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_questions_about_chunks_are_on_their_way_and_what_repeats_is_brought_once() {
+    let daemon = NixDaemon::start_default();
+    let large = "mkdir $out; dd if=/dev/urandom of=$out/a bs=1048576 count=32 2>&1; \
+                 dd if=$out/a of=$out/b bs=1048576 2>&1";
+    let path = daemon.build_expression(&script("large", large)).remove(0);
+    let mut driven = start(&daemon, &[], &[]).await;
+    driven.keeper.stand(&[&path], PathStanding::Held);
+    driven.keeper.lock().meet = vec![Arc::new(Barrier::new(4)); 4];
+    let (run, publish) = ("run".to_owned(), true);
+    let job = v1::Realise { job: 1, epoch: 4, path: base(&path), closure: false, run, publish };
+    assert_eq!(driven.realise_as(job).await.failure, None);
+
+    let kept = driven.keeper.lock();
+    assert!(kept.meet.is_empty() && kept.asked.iter().all(|asked| *asked <= 16), "{:?}", kept.asked);
+    assert_eq!(kept.put, kept.chunks.len(), "each once");
+    let refs = &kept.registered[0].manifest.as_ref().expect("a manifest").chunks;
+    assert!(refs.len() > kept.chunks.len(), "there were repetitions");
+    let pieces = refs.iter().map(|piece| {
+        let digest = Digest::try_from(&*piece.digest).expect("a digest");
+        open_frame(digest, &kept.chunks[&piece.digest]).expect("a frame")
+    });
+    let archive = dump_path(&daemon.physical(&path), Vec::new()).expect("packs");
+    assert!(pieces.collect::<Vec<_>>().concat() == archive, "in the order of the archive");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
