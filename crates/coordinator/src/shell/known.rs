@@ -45,12 +45,12 @@ impl Shell {
     ) -> Result<Vec<Standing>, Status> {
         let name = self.name_of(self.entitled(asking)?);
         let mut standings = Vec::with_capacity(infos.len());
-        for info in infos {
-            let path = info.path.clone();
+        let paths: Vec<_> = infos.iter().map(|info| info.path.clone()).collect();
+        for (info, path) in infos.into_iter().zip(&paths) {
             let standing = match self.known.vouch(&name, nameless(info), &self.settings.upstream_keys) {
                 Ok(record) => {
                     learnt(record, round);
-                    self.known.standing(&path)
+                    self.known.standing(path)
                 }
                 Err(refusal) => {
                     tracing::debug!(worker = %name, %refusal, "not vouched for");
@@ -59,7 +59,7 @@ impl Shell {
             };
             standings.push(standing);
         }
-        self.relays_changed(round);
+        self.stands_otherwise(&paths, round);
         Ok(standings)
     }
 
@@ -148,13 +148,14 @@ impl Shell {
             return Ok(());
         }
         let beside = execution.outputs.into_iter().flatten().collect();
+        let built: Vec<_> = outputs.iter().map(|(info, _)| info.path.clone()).collect();
         let build = Build { outputs, inputs: execution.inputs, beside };
         let heard = self.known.built(&name, build).map_err(ReportRefused::Table)?;
         learnt(heard.record, round);
         for path in &heard.differs {
             tracing::warn!(worker = %name, %path, "built again with another content: not reproducible; the first stays");
         }
-        self.relays_changed(round);
+        self.stands_otherwise(&built, round);
         Ok(())
     }
 
@@ -169,7 +170,7 @@ impl Shell {
         let record = self.known.held(&self.name_of(worker), &paths);
         if record.is_some() {
             learnt(record, round);
-            self.relays_changed(round);
+            self.stands_otherwise(&paths, round);
         }
         Ok(())
     }
@@ -187,7 +188,7 @@ impl Shell {
             learnt(record, round);
         }
         self.relays.answered(worker, &paths);
-        self.relays_changed(round);
+        self.stands_otherwise(&paths, round);
         Ok(())
     }
 
@@ -224,7 +225,7 @@ impl Shell {
         let record = if here { self.known.kept(path) } else { self.known.forgotten(path) };
         if record.is_some() {
             learnt(record, round);
-            self.relays_changed(round);
+            self.stands_otherwise(std::slice::from_ref(path), round);
         }
     }
 

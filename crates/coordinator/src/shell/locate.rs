@@ -124,6 +124,13 @@ impl Shell {
         (answer, unreached)
     }
 
+    /// Whether somebody has a path whom the asker cannot reach, and nobody else has it.
+    pub(super) fn is_unreached(&self, worker: WorkerId, path: &StorePath) -> bool {
+        let asker = self.name_of(worker);
+        let has = |holder: &Arc<str>| *holder == asker || self.addresses(&asker, holder).is_some();
+        self.known.standing(path) == Standing::Held && !self.known.holders(path).any(has)
+    }
+
     /// Where a worker is to be reached from another, if it is.
     fn addresses(&self, from: &Arc<str>, holder: &Arc<str>) -> Option<Arc<[String]>> {
         if from == holder || self.unreachable.holds(from, holder) {

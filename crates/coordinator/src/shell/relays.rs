@@ -1,7 +1,7 @@
 //! Bytes that one worker has and another cannot fetch come through here: a holder is ordered to share them, and who
 //! waits is answered when they are here, or when nobody has them any more. Owns the orders and who waits.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use fleet_core::{Session, WorkerId};
@@ -23,6 +23,8 @@ const MAX_WAITING: usize = 1024;
 const MAX_ORDERS: usize = 1024;
 /// Paths of one order.
 const MAX_SHARED: usize = 65_536;
+/// Paths of which is remembered that one asker waits for them: when all are here, the rest is looked for.
+const MAX_UNREACHED: usize = 4_096;
 /// After so long without an end, somebody else is ordered too.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
@@ -30,8 +32,13 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Relays {
     orders: BTreeMap<u64, Order>,
+    /// The orders that have a path open.
+    open: HashMap<StorePath, BTreeSet<u64>>,
     waiting: Vec<Waiting>,
     next: u64,
+    /// How often all that somebody waits for was gone through.
+    #[cfg(test)]
+    pub(super) walks: usize,
 }
 
 #[derive(Debug)]
@@ -50,12 +57,21 @@ struct Waiting {
     worker: WorkerId,
     question: LocateQuestion,
     reply: Reply<LocateAnswer>,
+    /// Of what it cannot reach, the first: never none.
+    unreached: HashSet<StorePath>,
 }
 
 impl Relays {
     /// Numbers orders above `last`.
     pub(super) fn new(last: u64) -> Self {
-        Self { orders: BTreeMap::new(), waiting: Vec::new(), next: last + 1 }
+        Self {
+            orders: BTreeMap::new(),
+            open: HashMap::new(),
+            waiting: Vec::new(),
+            next: last + 1,
+            #[cfg(test)]
+            walks: 0,
+        }
     }
 
     /// Who was given an order.
@@ -70,8 +86,23 @@ impl Relays {
 
     /// A worker does not have these: nothing comes of its orders for them.
     pub(super) fn answered(&mut self, worker: WorkerId, paths: &[StorePath]) {
-        for order in self.orders.values_mut().filter(|order| order.worker == worker) {
-            for path in paths {
+        for path in paths {
+            let Some(shares) = self.open.get_mut(path) else { continue };
+            let orders = &mut self.orders;
+            shares.retain(|share| {
+                let Some(order) = orders.get_mut(share) else { return false };
+                order.worker != worker || !order.open.remove(path)
+            });
+            if shares.is_empty() {
+                self.open.remove(path);
+            }
+        }
+    }
+
+    /// A path needs no order any more.
+    fn close(&mut self, path: &StorePath) {
+        for share in self.open.remove(path).unwrap_or_default() {
+            if let Some(order) = self.orders.get_mut(&share) {
                 order.open.remove(path);
             }
         }
@@ -79,18 +110,36 @@ impl Relays {
 
     /// Whether this is on its way.
     fn is_coming(&self, path: &StorePath) -> bool {
-        let comes = |order: &Order| order.since.elapsed() < STALLED_AFTER && order.open.contains(path);
-        self.orders.values().any(comes)
+        self.orders_for(path).any(|order| order.since.elapsed() < STALLED_AFTER)
+    }
+
+    fn orders_for(&self, path: &StorePath) -> impl Iterator<Item = &Order> {
+        self.open.get(path).into_iter().flatten().filter_map(|share| self.orders.get(share))
     }
 
     fn order(&mut self, order: Order) -> u64 {
         while self.orders.len() >= MAX_ORDERS {
-            self.orders.pop_first();
+            let Some((&oldest, _)) = self.orders.first_key_value() else { break };
+            self.forget(oldest);
         }
         let share = self.next;
         self.next += 1;
+        for path in &order.open {
+            self.open.entry(path.clone()).or_default().insert(share);
+        }
         self.orders.insert(share, order);
         share
+    }
+
+    fn forget(&mut self, share: u64) {
+        for path in self.orders.remove(&share).into_iter().flat_map(|order| order.open) {
+            if let Some(shares) = self.open.get_mut(&path) {
+                shares.remove(&share);
+                if shares.is_empty() {
+                    self.open.remove(&path);
+                }
+            }
+        }
     }
 }
 
@@ -106,7 +155,7 @@ impl Shell {
             let record = self.known.lost(&self.name_of(worker), &question.paths);
             if record.is_some() {
                 learnt(record, round);
-                self.relays_changed(round);
+                self.stands_otherwise(&question.paths, round);
             }
         }
         let (answer, unreached) = self.whereabouts(worker, &question);
@@ -117,38 +166,79 @@ impl Shell {
         if self.relays.waiting.len() >= MAX_WAITING {
             return round.answer(reply, Err(status::too_many_wait()));
         }
-        self.relays.waiting.push(Waiting { worker, question, reply });
         self.order_shares(worker, &unreached, round);
+        let unreached = unreached.into_iter().take(MAX_UNREACHED).collect();
+        self.relays.waiting.push(Waiting { worker, question, reply, unreached });
     }
 
-    /// Something is here, or somebody is gone: who waited for that is answered, the others' needs are seen to.
-    pub(super) fn relays_changed(&mut self, round: &mut Round) {
-        if self.relays.waiting.is_empty() {
-            return;
+    /// These are here, or somebody has them, or has them no more: who waited for them is answered, the others' needs
+    /// are seen to. Costs as much as changed, whatever is waited for.
+    pub(super) fn stands_otherwise(&mut self, paths: &[StorePath], round: &mut Round) {
+        for path in paths {
+            if self.known.standing(path) != Standing::Held {
+                self.relays.close(path);
+            }
         }
+        for mut waiting in std::mem::take(&mut self.relays.waiting) {
+            let (mut unreached, mut is_lost) = (Vec::new(), false);
+            let worker = waiting.worker;
+            for path in paths {
+                if !waiting.unreached.contains(path) {
+                    continue;
+                }
+                is_lost |= matches!(self.known.standing(path), Standing::Lost | Standing::Unknown);
+                if self.is_unreached(worker, path) {
+                    unreached.push(path.clone());
+                } else {
+                    waiting.unreached.remove(path);
+                }
+            }
+            if is_lost || waiting.unreached.is_empty() {
+                self.see_to(waiting, round);
+            } else {
+                self.relays.waiting.push(waiting);
+                self.order_shares(worker, &unreached, round);
+            }
+        }
+    }
+
+    /// Somebody came or is gone: who can reach whom is looked at anew.
+    pub(super) fn relays_changed(&mut self, round: &mut Round) {
         self.tidy_orders();
         for waiting in std::mem::take(&mut self.relays.waiting) {
-            if waiting.reply.is_closed() {
-                continue;
-            }
-            let (answer, unreached) = self.whereabouts(waiting.worker, &waiting.question);
-            if unreached.is_empty() || !answer.lost.is_empty() {
-                round.answer(waiting.reply, Ok(answer));
-                continue;
-            }
-            let worker = waiting.worker;
-            self.relays.waiting.push(waiting);
-            self.order_shares(worker, &unreached, round);
+            self.see_to(waiting, round);
         }
+    }
+
+    /// Answers who waits if there is nothing more to wait for. Goes through all it asked for.
+    fn see_to(&mut self, mut waiting: Waiting, round: &mut Round) {
+        if waiting.reply.is_closed() {
+            return;
+        }
+        #[cfg(test)]
+        {
+            self.relays.walks += 1;
+        }
+        let (answer, unreached) = self.whereabouts(waiting.worker, &waiting.question);
+        if unreached.is_empty() || !answer.lost.is_empty() {
+            return round.answer(waiting.reply, Ok(answer));
+        }
+        self.order_shares(waiting.worker, &unreached, round);
+        waiting.unreached = unreached.into_iter().take(MAX_UNREACHED).collect();
+        self.relays.waiting.push(waiting);
     }
 
     /// Orders whose worker is gone come to nothing; what is here needs no order.
     fn tidy_orders(&mut self) {
-        let (known, sessions) = (&self.known, &self.sessions);
-        for order in self.relays.orders.values_mut() {
-            order.open.retain(|path| known.standing(path) == Standing::Held);
+        let orders = self.relays.orders.iter();
+        let over = orders.filter(|(_, order)| self.sessions.get(order.session).is_none());
+        for share in over.map(|(share, _)| *share).collect::<Vec<_>>() {
+            self.relays.forget(share);
         }
-        self.relays.orders.retain(|_, order| sessions.get(order.session).is_some());
+        let open = self.relays.open.keys().filter(|path| self.known.standing(path) != Standing::Held);
+        for path in open.cloned().collect::<Vec<_>>() {
+            self.relays.close(&path);
+        }
     }
 
     /// Has a connected holder bring each of these, unless it is on its way.
@@ -158,8 +248,7 @@ impl Shell {
             // Those of stalled orders come last.
             let holders = self.known.holders(path).filter_map(|name| self.sessions.named(name));
             let busy = |session: &Session| {
-                let of = |order: &&Order| order.session == *session && order.open.contains(path);
-                self.relays.orders.values().filter(of).count()
+                self.relays.orders_for(path).filter(|order| order.session == *session).count()
             };
             let other = |session: &Session| self.sessions.get(*session).is_some_and(|c| c.worker != asker);
             if let Some(session) = holders.filter(other).min_by_key(|session| (busy(session), *session)) {

@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
+mod relays;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A journal that goes wrong in one way.
