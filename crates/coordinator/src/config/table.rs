@@ -111,6 +111,10 @@ pub(super) const SETTINGS: &[Setting] = settings! {
         "How long a worker that is away keeps its leases.";
     "workers.patience" = Millis, AtStart, fleet.unplaceable_after_ms,
         "How long work waits for a worker that can do it.";
+    "workers.disk_floor" = Bytes, AtStart, fleet.disk_floor_bytes,
+        "Room that stays free in a worker's store: what does not fit above it goes elsewhere, or waits.";
+    "workers.disk_prior" = Bytes, AtStart, fleet.disk_prior_bytes,
+        "Room that a step is taken to need, where none like it was built before.";
     "workers.infrastructure_attempts" = Count, AtStart, fleet.infrastructure_attempts,
         "Attempts a step gets when they fail through no fault of its own.";
     "workers.quarantine_after" = Count, AtStart, fleet.quarantine_after,

@@ -150,12 +150,7 @@ impl Shell {
         }
         let needed = table.needed_sources();
         sources.retain(|source, _| needed.contains(source));
-        let mut attempts = Attempts::new(logs.clone());
-        for lease in fleet.leases() {
-            for step in &lease.steps {
-                attempts.resume(lease.worker, lease.lease, lease.epoch, step);
-            }
-        }
+        let attempts = resumed(&fleet, logs.clone());
         let first_session = epoch_floor(journal.epoch()).0;
         Ok(Self {
             clock: Clock::from(fleet.now()),
@@ -185,6 +180,17 @@ impl Shell {
             read_only: watch::Sender::new(String::new()),
         })
     }
+}
+
+/// The attempts of leases that are open, with their logs.
+fn resumed(fleet: &Fleet, logs: LogWriter) -> Attempts {
+    let mut attempts = Attempts::new(logs);
+    for lease in fleet.leases() {
+        for step in &lease.steps {
+            attempts.resume(lease.worker, lease.lease, lease.epoch, step);
+        }
+    }
+    attempts
 }
 
 /// Where floating outputs are, once a worker that may say so has built them.
