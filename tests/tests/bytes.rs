@@ -150,7 +150,8 @@ fn a_host_gets_its_system_from_the_coordinator_and_trusts_nothing_else() {
     info.expect_code(0);
     let key = info.json()["public_keys"][0].as_str().expect("a key").to_owned();
     let authority = farm.scratch().join("ca.pem");
-    let printed = farm.coordinator_command(["--config".as_ref(), farm.configuration().as_os_str(), "ca".as_ref()]);
+    let printed =
+        farm.coordinator_command(["--config".as_ref(), farm.configuration().as_os_str(), "ca".as_ref()]);
     fs::write(&authority, output_of(printed)).expect("written");
     let host = |key: &str| {
         let authority = authority.display().to_string();
