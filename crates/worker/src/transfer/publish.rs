@@ -203,8 +203,8 @@ impl Held {
 /// Waits for room for a chunk. Never for ever: a question is about less than there is room for.
 async fn hold(room: Arc<Semaphore>, archive: usize, chunk: RawChunk) -> Result<Held, TransferError> {
     let permits = room.acquire_many_owned(Held::size(&chunk).min(HELD_BYTES));
-    let _room = permits.await.map_err(|_| TransferError::Interrupted)?;
-    Ok(Held { archive, chunk, _room })
+    let permit = permits.await.map_err(|_| TransferError::Interrupted)?;
+    Ok(Held { archive, chunk, _room: permit })
 }
 
 /// Those that the coordinator lacks.
