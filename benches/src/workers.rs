@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Workers {
         let daemon = address(daemon);
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = PeerConfig::new(listen, sender, keys(&key), daemon.clone());
-        config.manifests = Some(manifests(directory.path().join("manifests")));
+        config.manifests = Some(manifests(&directory.path().join("manifests")));
         let server = runtime.block_on(Server::start(config)).expect("it listens");
         Self { runtime, server, daemon, key, receiver, _directory: directory }
     }
@@ -78,7 +78,7 @@ impl Workers {
     ) -> Fetched {
         let paths: BTreeSet<StorePath> = paths.iter().map(|path| base_name(path)).collect();
         let mut config = FetcherConfig::new(address(receiver), Some(self.receiver.clone()), keys(&self.key));
-        config.manifests = Some(manifests(receiver.scratch().join("manifests")));
+        config.manifests = Some(manifests(&receiver.scratch().join("manifests")));
         let desk = self.desk(through, distance, &paths);
         self.runtime.block_on(async {
             let fetcher = Fetcher::new(config, desk);
@@ -143,8 +143,8 @@ fn keys(key: &SecretKey) -> Keys {
     Keys::new(move || vec![key.clone()])
 }
 
-fn manifests(directory: PathBuf) -> Arc<ManifestCache> {
-    Arc::new(ManifestCache::open(&directory).expect("a directory"))
+fn manifests(directory: &Path) -> Arc<ManifestCache> {
+    Arc::new(ManifestCache::open(directory).expect("a directory"))
 }
 
 fn address(daemon: &NixDaemon) -> DaemonAddress {

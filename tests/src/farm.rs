@@ -235,9 +235,17 @@ impl Farm {
         let state = self.directory.path().join(format!("{name}-clone"));
         let copied = Command::new("cp").arg("-a").arg(&worker.state).arg(&state).status().expect("cp starts");
         assert!(copied.success(), "the state is copied");
+        let settings = fs::read_to_string(worker.state.join("worker.toml")).expect("its settings");
+        // The port is the first one's: on another machine it would be free.
+        let settings: String = settings
+            .lines()
+            .filter(|line| !line.starts_with("peer_"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        fs::write(state.join("worker.toml"), settings).expect("worker.toml is written");
         let mut command = program("fleet-worker", self.directory.path());
         daemon.configure(&mut command);
-        command.arg("--config").arg(worker.state.join("worker.toml")).arg("--state-dir").arg(&state);
+        command.arg("--config").arg(state.join("worker.toml")).arg("--state-dir").arg(&state);
         command.arg("--store").arg(daemon.store_uri()).arg("run");
         (daemon, start(command))
     }

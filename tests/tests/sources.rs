@@ -42,17 +42,17 @@ fn an_input_that_is_gone_is_still_there_for_a_new_worker() {
         outcome.expect_code(0);
         outcome.stdout.split_whitespace().nth(1).expect("a store path").to_owned()
     };
-    let built = build(&farm);
+    let top = build(&farm);
     let content = |farm: &Farm, worker: &str, path: &str| {
         fs::read_to_string(farm.worker(worker).daemon.physical(path)).expect("it is built")
     };
-    assert_eq!(content(&farm, "first", &built), "from git, from a directory, once\n");
+    assert_eq!(content(&farm, "first", &top), "from git, from a directory, once\n");
 
     farm.end_worker("first", Signal::TERM);
     fs::remove_dir_all(scratch.join("private")).expect("removed");
     fs::remove_dir_all(scratch.join("plain")).expect("removed");
     farm.add_worker("second", &[SYSTEM], 1);
     write(&flake, "again");
-    let built = build(&farm);
-    assert_eq!(content(&farm, "second", &built), "from git, from a directory, again\n");
+    let top = build(&farm);
+    assert_eq!(content(&farm, "second", &top), "from git, from a directory, again\n");
 }

@@ -148,14 +148,14 @@ impl Shell {
             return Ok(());
         }
         let beside = execution.outputs.into_iter().flatten().collect();
-        let built: Vec<_> = outputs.iter().map(|(info, _)| info.path.clone()).collect();
+        let paths: Vec<_> = outputs.iter().map(|(info, _)| info.path.clone()).collect();
         let build = Build { outputs, inputs: execution.inputs, beside };
         let heard = self.known.built(&name, build).map_err(ReportRefused::Table)?;
         learnt(heard.record, round);
         for path in &heard.differs {
             tracing::warn!(worker = %name, %path, "built again with another content: not reproducible; the first stays");
         }
-        self.stands_otherwise(&built, round);
+        self.stands_otherwise(&paths, round);
         Ok(())
     }
 
