@@ -94,7 +94,7 @@ impl ChunksService {
         &self,
         worker: Option<Arc<str>>,
         request: v1::GetRequest,
-    ) -> Result<Vec<(Option<StorePath>, Digest)>, Status> {
+    ) -> Result<Vec<(Option<Arc<StorePath>>, Digest)>, Status> {
         if request.paths.iter().map(|path| path.digests.len()).sum::<usize>() > MAX_DIGESTS {
             return Err(too_many());
         }
@@ -105,7 +105,7 @@ impl ChunksService {
                 wanted.extend(named.map(|digest| (None, digest)));
                 source.extend(listed);
             } else {
-                let path = infos::store_path(&path).map_err(|error| status::refused(&error))?;
+                let path = Arc::new(infos::store_path(&path).map_err(|error| status::refused(&error))?);
                 wanted.extend(named.map(|digest| (Some(path.clone()), digest)));
                 paths.push((path, listed));
             }
@@ -114,7 +114,7 @@ impl ChunksService {
             return Err(status::no_right("it names no path whose chunks it wants"));
         }
         let asking = Asking::new(worker, request.right.as_ref())?;
-        let names = paths.iter().map(|(path, _)| path.clone()).collect();
+        let names = paths.iter().map(|(path, _)| StorePath::clone(path)).collect();
         ask(&self.shell, |reply| Input::MayRead(asking, names, source, reply)).await?;
         for (path, listed) in paths {
             let manifest = self.table.manifest(&path).await.map_err(|error| status::paths(&error))?;
