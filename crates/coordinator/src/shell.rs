@@ -22,7 +22,7 @@ mod sessions;
 mod standing;
 mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -180,6 +180,26 @@ struct Realising {
     path: Option<StorePath>,
     /// Whether its closure is to be published.
     publish: bool,
+    /// What its toplevel refers to, as far as it was known when this was last asked.
+    closure: HashSet<StorePath>,
+    /// How often the closure was gone through.
+    #[cfg(test)]
+    walks: usize,
+}
+
+impl Realising {
+    fn new(run: RunId, worker: WorkerId, epoch: Epoch, path: Option<StorePath>, publish: bool) -> Self {
+        Self {
+            run,
+            worker,
+            epoch,
+            path,
+            publish,
+            closure: HashSet::new(),
+            #[cfg(test)]
+            walks: 0,
+        }
+    }
 }
 
 /// The core's time: it goes on where it was before a restart.

@@ -98,6 +98,18 @@ impl Table {
         reached
     }
 
+    /// All that [`reaches`](Self::reaches) finds from a path: itself, and its closure as far as it is known.
+    pub fn reached(&self, root: &StorePath) -> HashSet<StorePath> {
+        let mut seen: HashSet<Id> = HashSet::new();
+        let mut ahead: Vec<Id> = self.id(root).into_iter().collect();
+        while let Some(id) = ahead.pop() {
+            if seen.insert(id) {
+                ahead.extend(self.known(id).into_iter().flat_map(|known| &known.references));
+            }
+        }
+        seen.into_iter().map(|id| self.path(id).clone()).chain([root.clone()]).collect()
+    }
+
     /// All that the bytes of a path may name: of a built one the closures of its inputs and the outputs beside it, of
     /// others what they say they refer to. None for a path that is not known.
     pub fn scan_candidates(&self, path: &StorePath) -> Option<Vec<StorePath>> {

@@ -36,7 +36,7 @@ impl Shell {
             Command::Realise { job, epoch, path, run, closure, publish } => {
                 let toplevel = path.as_str().parse().ok();
                 let publish = publish == Publish::Wanted && self.settings.upload_outputs;
-                self.realises.insert(job, Realising { run, worker, epoch, path: toplevel, publish });
+                self.realises.insert(job, Realising::new(run, worker, epoch, toplevel, publish));
                 ToWorker::Realise(v1::Realise {
                     job: job.0,
                     epoch: epoch.0,

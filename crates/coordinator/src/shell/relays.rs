@@ -27,6 +27,10 @@ const MAX_SHARED: usize = 65_536;
 const MAX_UNREACHED: usize = 4_096;
 /// After so long without an end, somebody else is ordered too.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// Who brings less than this a second, after that, brings nothing.
+const SLOWEST: u64 = 64 << 10;
+/// So many orders for a path of which nothing came, and its holder counts as not having it.
+const MAX_HUNG: usize = 2;
 
 /// Orders and those who wait for what comes of them.
 #[derive(Debug)]
@@ -49,7 +53,11 @@ struct Order {
     open: BTreeSet<StorePath>,
     /// All that may be brought for it.
     paths: HashSet<StorePath>,
+    /// When it was given, or something of it came last.
     since: Instant,
+    /// How long something may take to come.
+    patience: Duration,
+    is_hung: bool,
 }
 
 #[derive(Debug)]
@@ -99,11 +107,13 @@ impl Relays {
         }
     }
 
-    /// A path needs no order any more.
+    /// A path needs no order any more: it came, or nobody has it.
     fn close(&mut self, path: &StorePath) {
         for share in self.open.remove(path).unwrap_or_default() {
             if let Some(order) = self.orders.get_mut(&share) {
                 order.open.remove(path);
+                order.since = Instant::now();
+                order.is_hung = false;
             }
         }
     }
@@ -115,6 +125,25 @@ impl Relays {
 
     fn orders_for(&self, path: &StorePath) -> impl Iterator<Item = &Order> {
         self.open.get(path).into_iter().flatten().filter_map(|share| self.orders.get(share))
+    }
+
+    /// What workers were ordered to bring over and over, and never did.
+    fn never_brought(&mut self) -> BTreeMap<WorkerId, Vec<StorePath>> {
+        let mut hung = Vec::new();
+        for (share, order) in &mut self.orders {
+            if !order.is_hung && order.since.elapsed() >= order.patience {
+                order.is_hung = true;
+                hung.push(*share);
+            }
+        }
+        let mut never: BTreeMap<WorkerId, Vec<StorePath>> = BTreeMap::new();
+        for order in hung.iter().filter_map(|share| self.orders.get(share)) {
+            let of_worker = |other: &&Order| other.worker == order.worker && other.is_hung;
+            let often = |path: &&StorePath| self.orders_for(path).filter(of_worker).count() >= MAX_HUNG;
+            never.entry(order.worker).or_default().extend(order.open.iter().filter(often).cloned());
+        }
+        never.retain(|_, paths| !paths.is_empty());
+        never
     }
 
     fn order(&mut self, order: Order) -> u64 {
@@ -158,6 +187,9 @@ impl Shell {
                 self.stands_otherwise(&question.paths, round);
             }
         }
+        if question.relay {
+            self.give_up_hung(round);
+        }
         let (answer, unreached) = self.whereabouts(worker, &question);
         if !question.relay || unreached.is_empty() || !answer.lost.is_empty() {
             return round.answer(reply, Ok(answer));
@@ -169,6 +201,18 @@ impl Shell {
         self.order_shares(worker, &unreached, round);
         let unreached = unreached.into_iter().take(MAX_UNREACHED).collect();
         self.relays.waiting.push(Waiting { worker, question, reply, unreached });
+    }
+
+    /// Who never brings what it has does not have it: its step is open again in the end. Who asks does so again and
+    /// again, so this is looked at often enough.
+    fn give_up_hung(&mut self, round: &mut Round) {
+        for (worker, paths) in self.relays.never_brought() {
+            let name = self.name_of(worker);
+            tracing::warn!(worker = %name, paths = paths.len(), "it never brought what it has: it counts as lost there");
+            learnt(self.known.lost(&name, &paths), round);
+            self.relays.answered(worker, &paths);
+            self.stands_otherwise(&paths, round);
+        }
     }
 
     /// These are here, or somebody has them, or has them no more: who waited for them is answered, the others' needs
@@ -267,12 +311,16 @@ impl Shell {
         let lacking =
             |path: &&StorePath| matches!(self.known.standing(path), Standing::Held | Standing::Lost);
         let paths: Vec<StorePath> = closure.into_iter().filter(lacking).take(MAX_SHARED).cloned().collect();
+        let sizes = paths.iter().filter_map(|path| self.known.info(path)).map(|(info, _)| info.nar_size);
+        let size = sizes.fold(0, u64::saturating_add);
         let order = Order {
             worker,
             session,
             open: wanted.iter().cloned().collect(),
             paths: paths.iter().cloned().collect(),
             since: Instant::now(),
+            patience: STALLED_AFTER + Duration::from_secs(size / SLOWEST),
+            is_hung: false,
         };
         let share = self.relays.order(order);
         tracing::info!(share, session = session.0, paths = paths.len(), "a worker is asked to share");

@@ -111,7 +111,7 @@ impl Shell {
 
     /// Refuses chunks of paths that a right does not let its worker read, and such as are no part of its sources.
     pub(super) fn may_fetch(
-        &self,
+        &mut self,
         asking: &Asking,
         paths: &[StorePath],
         source: &[Bytes],
@@ -137,7 +137,12 @@ impl Shell {
     }
 
     /// Refuses paths that a right does not let its worker read.
-    pub(super) fn may_read(&self, worker: WorkerId, right: Right, paths: &[StorePath]) -> Result<(), Status> {
+    pub(super) fn may_read(
+        &mut self,
+        worker: WorkerId,
+        right: Right,
+        paths: &[StorePath],
+    ) -> Result<(), Status> {
         // An evaluator may need anything that can be vouched for: contents that everybody can make again.
         if matches!(right, Right::Eval(..)) {
             let own =
@@ -147,10 +152,31 @@ impl Shell {
                 None => Ok(()),
             };
         }
+        if let Right::Realise(job, _) = right {
+            return self.may_realise(job, paths);
+        }
         let roots = self.readable(worker, right);
         let wanted: HashSet<&StorePath> = paths.iter().collect();
         let reached = self.known.reaches(&roots, &wanted);
         match paths.iter().find(|path| !reached.contains(*path)) {
+            Some(path) => Err(status::no_right(&format!("{path} is nothing that this work needs"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A closure is brought path by path: it is gone through again only for what is not known to be part of it.
+    fn may_realise(&mut self, job: RealiseJobId, paths: &[StorePath]) -> Result<(), Status> {
+        let Some(job) = self.realises.get_mut(&job) else { return Err(status::stale()) };
+        if let Some(toplevel) = &job.path
+            && paths.iter().any(|path| !job.closure.contains(path))
+        {
+            job.closure = self.known.reached(toplevel);
+            #[cfg(test)]
+            {
+                job.walks += 1;
+            }
+        }
+        match paths.iter().find(|path| !job.closure.contains(*path)) {
             Some(path) => Err(status::no_right(&format!("{path} is nothing that this work needs"))),
             None => Ok(()),
         }

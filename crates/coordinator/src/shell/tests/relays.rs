@@ -61,13 +61,7 @@ impl Relaying {
         }
         let top = path("top", 0);
         built(&mut shell, info(&top, &leaves, 1), &leaves);
-        let job = Realising {
-            run: RunId(1),
-            worker: seats[0].0,
-            epoch: Epoch(1),
-            path: Some(top.clone()),
-            publish: false,
-        };
+        let job = Realising::new(RunId(1), seats[0].0, Epoch(1), Some(top.clone()), false);
         shell.realises.insert(JOB, job);
         let bert = seats[1];
         Self { shell, _directory: directory, _outbound: outbounds, bert, top, leaves }
@@ -158,4 +152,59 @@ async fn what_another_can_bring_after_one_lost_it_the_other_is_asked_for() {
     let shares = done(round);
     assert_eq!(shares.iter().map(|share| &share.paths).collect::<Vec<_>>(), [&paths]);
     assert!(answer.try_recv().is_err(), "it still comes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_brings_what_it_has_counts_as_not_having_it_after_two_orders() {
+    let mut relaying = Relaying::of(2).await;
+    for asked in 0..2 {
+        let (mut answer, shares) = relaying.locate();
+        assert_eq!(shares.len(), 1, "asked {asked}");
+        assert!(answer.try_recv().is_err(), "it may still come");
+        tokio::time::advance(super::super::relays::ASK_AGAIN).await;
+    }
+    let leaf = relaying.leaves[0].clone();
+    let mut round = Round::default();
+    relaying.shell.set_kept(&leaf, true, &mut round);
+    done(round);
+    let (mut answer, shares) = relaying.locate();
+    assert!(answer.try_recv().is_err() && shares.is_empty(), "something came: so may the rest");
+    tokio::time::advance(super::super::relays::ASK_AGAIN).await;
+    let reply = oneshot::channel().0;
+    let question = LocateQuestion {
+        asking: Asking { worker: None, right: Right::Realise(JOB, Epoch(1)) },
+        paths: vec![relaying.top.clone()],
+        depth: Depth::Closure,
+        unreachable: Vec::new(),
+        relay: true,
+    };
+    let mut round = Round::default();
+    relaying.shell.locate(question, reply, &mut round);
+    assert_eq!(round.entries.len(), 1, "it is recorded");
+    done(round);
+    let mut lost = answer.try_recv().expect("told").expect("an answer").lost;
+    lost.sort_unstable();
+    let mut expected = vec![relaying.leaves[1].clone(), relaying.top.clone()];
+    expected.sort_unstable();
+    assert_eq!(lost, expected);
+    assert_eq!(relaying.shell.known.standing(&leaf), Standing::Kept);
+}
+
+#[tokio::test]
+async fn a_realise_job_brings_its_closure_path_by_path_and_it_is_gone_through_once() {
+    let mut relaying = Relaying::of(100).await;
+    let (shell, right) = (&mut relaying.shell, Right::Realise(JOB, Epoch(1)));
+    let worker = shell.fleet.worker_named("anna");
+    for leaf in &relaying.leaves {
+        shell.may_read(worker, right, std::slice::from_ref(leaf)).expect("a part of it");
+    }
+    assert_eq!(shell.realises[&JOB].walks, 1);
+    shell.may_read(worker, right, &[path("other", 1)]).expect_err("no part of it");
+    let (below, leaf) = (path("below", 0), path("late", 0));
+    shell.realises.get_mut(&JOB).expect("a job").path = Some(leaf.clone());
+    built(shell, info(&below, &[], 1), &[]);
+    shell.may_read(worker, right, std::slice::from_ref(&below)).expect_err("not heard of yet");
+    let inputs = [below.clone()];
+    built(shell, info(&leaf, &inputs, 1), &inputs);
+    shell.may_read(worker, right, &[below]).expect("the closure has grown");
 }
