@@ -127,6 +127,10 @@ impl FleetConfig {
             unplaceable_after_ms: 0,
             publish: false,
             prefetch: false,
+            // Nobody else has more room: the daemon says when there is none.
+            disk_floor_bytes: 0,
+            disk_prior_bytes: 0,
+            remember_sizes: 0,
             ..self
         }
     }

@@ -1,3 +1,6 @@
+//! What passes through here because one worker cannot reach another: who waits, who is ordered, how often it is looked
+//! at.
+
 use fleet_core::view::WorkerState;
 use fleet_core::{Epoch, RealiseJobId, RunId, Session, WorkerId};
 use fleet_nix::{NarHash, PathInfo, StorePath};
