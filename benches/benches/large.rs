@@ -33,7 +33,7 @@ fn main() {
     let before = memory("VmRSS");
     fs::write("/proc/self/clear_refs", "5").expect("the peak is forgotten");
     let began = Instant::now();
-    let fetched = workers.copy(&receiver, workers.address(), Duration::ZERO, &[path.clone()]);
+    let fetched = workers.copy(&receiver, workers.address(), Duration::ZERO, std::slice::from_ref(&path));
     let took = began.elapsed();
     receiver.nix_stdout(["path-info", &path]);
     println!(

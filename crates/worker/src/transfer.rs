@@ -95,7 +95,9 @@ impl TransferError {
             Self::Void(_) => OutcomeClass::Cancelled,
             Self::InputMissing { .. } | Self::Lost(_) => OutcomeClass::InputMissing,
             Self::Fetch(FetchError::NotTrusted { .. }) => OutcomeClass::Placement,
-            Self::Fetch(FetchError::Refused(error)) if error.to_string().contains("No space left on device") => {
+            Self::Fetch(FetchError::Refused(error))
+                if error.to_string().contains("No space left on device") =>
+            {
                 OutcomeClass::DiskFull
             }
             Self::Daemon(_) => OutcomeClass::DaemonGone,

@@ -264,7 +264,9 @@ fn internal_keys(presence: Arc<Presence>) -> Keys {
 async fn serve_peers(context: &Context, credentials: Option<&Path>) -> Result<Option<Server>, WorkerError> {
     let Some(listen) = context.config.peer_listen else { return Ok(None) };
     let Some(credentials) = credentials else {
-        tracing::warn!("peer_listen is of no use here: without a certificate other workers do not trust this one");
+        tracing::warn!(
+            "peer_listen is of no use here: without a certificate other workers do not trust this one"
+        );
         return Ok(None);
     };
     let keys = internal_keys(context.presence.clone());

@@ -50,7 +50,7 @@ impl Shelf {
         register(&self.table, path).await
     }
 
-    async fn has(&self, made: &Made) -> bool {
+    fn has(&self, made: &Made) -> bool {
         self.table.has(&made.store_path())
     }
 
@@ -153,7 +153,7 @@ async fn paths_survive_a_restart_as_they_were_brought() {
         shelf.keep(made).await;
     }
     let shelf = shelf.reopened().await;
-    assert!(shelf.has(&top).await && !shelf.has(&outside).await);
+    assert!(shelf.has(&top) && !shelf.has(&outside));
     assert_eq!(shelf.kept(&leaf).await, Some(leaf.path));
     assert_eq!(shelf.kept(&top).await, Some(top.path));
 }
@@ -169,11 +169,11 @@ async fn until_all_chunks_are_here_a_path_is_not() {
             matches!(&error, PathsError::NoChunk { chunk, .. } if *chunk == made.chunks[put].0),
             "{error}"
         );
-        assert!(!shelf.has(&made).await);
+        assert!(!shelf.has(&made));
         shelf.put(&made.chunks[put..=put]).await;
     }
     shelf.register(made.path.clone()).await.expect("now they are");
-    assert!(shelf.has(&made).await);
+    assert!(shelf.has(&made));
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn what_a_worker_claims_is_not_believed() {
         let code = crate::rpc::status::paths(&error).code();
         assert_eq!(code, tonic::Code::InvalidArgument, "{error}");
     }
-    assert!(!shelf.has(&good).await);
+    assert!(!shelf.has(&good));
     shelf.register(good.path.clone()).await.expect("the truth is believed");
 }
 
@@ -329,7 +329,7 @@ async fn a_path_that_lost_a_chunk_is_forgotten_and_can_be_brought_again() {
     assert_eq!(crate::rpc::status::store(&error).code(), tonic::Code::DataLoss);
     assert!(error.to_string().contains(&name), "{error}");
     assert!(shelf.table.failed(&leaf.store_path(), &error).await.expect("forgets"), "{error}");
-    assert!(!shelf.has(&leaf).await && shelf.has(&top).await);
+    assert!(!shelf.has(&leaf) && shelf.has(&top));
     shelf.keep(&leaf).await;
     assert_eq!(shelf.kept(&leaf).await, Some(leaf.path));
 }

@@ -141,8 +141,8 @@ impl Work {
     }
 }
 
-fn right(lease: &v1::Lease) -> Option<v1::WorkRight> {
-    Some(v1::WorkRight { lease: lease.lease, epoch: lease.epoch, ..v1::WorkRight::default() })
+fn right(lease: &v1::Lease) -> v1::WorkRight {
+    v1::WorkRight { lease: lease.lease, epoch: lease.epoch, ..v1::WorkRight::default() }
 }
 
 /// An answer, sorted.
@@ -208,7 +208,7 @@ async fn a_worker_learns_where_its_inputs_are_and_gets_a_ticket_and_a_restart_fo
     let work = Work::new();
     let (builder, holder, lease, elsewhere) = work.until_top(&served.channel, anna, bert).await;
     let asked = v1::LocateRequest {
-        right: right(&lease),
+        right: Some(right(&lease)),
         paths: lease.steps[0].inputs.clone(),
         ..v1::LocateRequest::default()
     };
@@ -225,7 +225,7 @@ async fn a_worker_learns_where_its_inputs_are_and_gets_a_ticket_and_a_restart_fo
         assert!(builder.keys.iter().any(|key| key.verifies(&signed, &signature)));
         let body = v1::TicketBody::decode(&*ticket.body).expect("a body");
         assert_eq!((&*body.holder, &*body.receiver), (holder.name, builder.name));
-        assert_eq!(body.paths, [elsewhere.output.clone()]);
+        assert_eq!(body.paths, std::slice::from_ref(&elsewhere.output));
         for path in &found.paths {
             let info = path.info.as_ref().expect("an info");
             assert!(is_signed(info, &builder.keys), "{info:?}");
@@ -250,17 +250,17 @@ async fn what_a_peer_cannot_reach_is_shared_by_its_holder_and_served_to_whom_it_
     let work = Work::new();
     let (builder, mut holder, lease, elsewhere) = work.until_top(channel, anna, bert).await;
     let paths = lease.steps[0].inputs.clone();
-    let asked = v1::LocateRequest { right: right(&lease), paths, ..v1::LocateRequest::default() };
+    let asked = v1::LocateRequest { right: Some(right(&lease)), paths, ..v1::LocateRequest::default() };
     let found = locate(channel, asked.clone()).await.expect("its inputs");
     assert!(found.holders.is_empty() && found.lost.is_empty(), "nobody can be reached: {found:?}");
     let (stored, chunk) = work.infos[&elsewhere.output].clone();
     let fetch = v1::GetRequest {
-        right: right(&lease),
+        right: Some(right(&lease)),
         paths: vec![v1::PathChunks { path: elsewhere.output.clone(), digests: vec![chunk.digest.clone()] }],
     };
     let sharing = async {
         let FromCoordinator::Share(share) = holder.next().await else { panic!("not asked to share") };
-        assert_eq!(share.paths, [elsewhere.output.clone()]);
+        assert_eq!(share.paths, std::slice::from_ref(&elsewhere.output));
         let right = v1::WorkRight { share: share.share, ..v1::WorkRight::default() };
         put(channel, chunk.clone()).await.expect("kept");
         let foreign = work.infos.values().find(|(path, _)| path.info != stored.info).expect("another");
@@ -280,7 +280,7 @@ async fn what_a_peer_cannot_reach_is_shared_by_its_holder_and_served_to_whom_it_
         found.paths.iter().find(|path| path.info.as_ref().is_some_and(|info| info.path == elsewhere.output));
     let manifest = path.expect("located").manifest.clone().expect("its bytes are here");
     assert_eq!(manifest.chunks[0].digest, chunk.digest);
-    assert_eq!(get(channel, fetch.clone()).await.expect("its input"), [chunk.clone()]);
+    assert_eq!(get(channel, fetch.clone()).await.expect("its input"), std::slice::from_ref(&chunk));
 
     let mut wrong = fetch.clone();
     wrong.paths[0].digests = vec![work.infos[&work.top.output].1.digest.clone()];
@@ -303,7 +303,7 @@ async fn what_is_damaged_here_is_found_by_who_fetches_it_and_shared_once_more() 
     let (stored, chunk) = work.infos[&elsewhere.output].clone();
     let name = Digest::try_from(&*chunk.digest).expect("32 bytes").to_string();
     let frame = served.state.path().join("state/objects/chunks").join(&name[..2]).join(&name);
-    let (right, paths) = (right(&lease), vec![elsewhere.output.clone()]);
+    let (right, paths) = (Some(right(&lease)), vec![elsewhere.output.clone()]);
     let relayed =
         v1::LocateRequest { right, paths, alone: true, relay: true, ..v1::LocateRequest::default() };
     let of_path = v1::PathChunks { path: elsewhere.output.clone(), digests: vec![chunk.digest.clone()] };
@@ -319,7 +319,7 @@ async fn what_is_damaged_here_is_found_by_who_fetches_it_and_shared_once_more() 
         };
         let (found, ()) = tokio::join!(locate(channel, relayed.clone()), sharing);
         assert!(found.expect("it came").paths[0].manifest.is_some(), "its bytes are here");
-        assert_eq!(get(channel, fetch.clone()).await.expect("its input"), [chunk.clone()]);
+        assert_eq!(get(channel, fetch.clone()).await.expect("its input"), std::slice::from_ref(&chunk));
         std::fs::write(&frame, b"damaged").expect("a frame");
         let refused = get(channel, fetch.clone()).await.expect_err("not what it was");
         assert_eq!(refused.code(), Code::DataLoss, "{refused}");
@@ -337,13 +337,13 @@ async fn who_waits_for_a_path_that_its_last_holder_lost_is_told_so() {
     let (_builder, mut holder, lease, elsewhere) = work.until_top(channel, anna, bert).await;
     let paths = lease.steps[0].inputs.clone();
     let asked =
-        v1::LocateRequest { right: right(&lease), paths, relay: true, ..v1::LocateRequest::default() };
+        v1::LocateRequest { right: Some(right(&lease)), paths, relay: true, ..v1::LocateRequest::default() };
     let losing = async {
         let FromCoordinator::Share(share) = holder.next().await else { panic!("not asked to share") };
         holder.worker.say(Message::PathsLost(v1::PathsLost { paths: share.paths })).await;
     };
     let (found, ()) = tokio::join!(locate(channel, asked), losing);
-    assert_eq!(found.expect("an answer").lost, [elsewhere.output.clone()]);
+    assert_eq!(found.expect("an answer").lost, std::slice::from_ref(&elsewhere.output));
     assert_eq!(look(channel, &[&elsewhere.output]).await, [PathStanding::Lost]);
 }
 
@@ -358,11 +358,11 @@ async fn who_wants_brought_what_only_it_is_said_to_have_has_it_no_more() {
     let own = lease.steps[0].inputs.iter().find(|path| **path != elsewhere.output).expect("its own").clone();
     let paths = vec![own.clone()];
     let asked =
-        v1::LocateRequest { right: right(&lease), paths, alone: true, ..v1::LocateRequest::default() };
+        v1::LocateRequest { right: Some(right(&lease)), paths, alone: true, ..v1::LocateRequest::default() };
     let found = locate(channel, asked.clone()).await.expect("an answer");
     assert!(found.lost.is_empty(), "it may be there: {found:?}");
     let found = locate(channel, v1::LocateRequest { relay: true, ..asked }).await.expect("an answer");
-    assert_eq!(found.lost, [own.clone()]);
+    assert_eq!(found.lost, std::slice::from_ref(&own));
     assert_eq!(look(channel, &[&own]).await, [PathStanding::Lost]);
 }
 
@@ -375,7 +375,7 @@ async fn a_right_lets_nobody_read_more_than_its_work_needs() {
     let work = Work::new();
     let (_builder, _holder, lease, _) = work.until_top(channel, anna, bert).await;
     let inputs = lease.steps[0].inputs.clone();
-    let good = right(&lease).expect("a right");
+    let good = right(&lease);
     let cases = [
         (None, inputs.clone(), Code::PermissionDenied),
         (Some(v1::WorkRight::default()), inputs.clone(), Code::PermissionDenied),
@@ -454,19 +454,15 @@ async fn a_target_whose_closure_was_not_brought_fails_and_says_why() {
     let lease = anna.lease().await;
     anna.report(&lease, &step, path(&step.output).0.info).await;
     let mut watcher = Watcher::new(channel, &run, 0, false).await;
-    while let FromCoordinator::Realise(job) = anna.next().await {
-        let done =
-            v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
-        anna.worker.say(Message::PathsRealised(done)).await;
-        if !job.publish {
-            break;
-        }
-        let settled = watcher.until(|event| matches!(event, Event::TargetSettled(_))).await;
-        let Event::TargetSettled(settled) = settled else { unreachable!("it was waited for") };
-        let failure = settled.failure.expect("it failed");
-        assert!(failure.cause.contains("published"), "{failure:?}");
-        break;
-    }
+    let FromCoordinator::Realise(job) = anna.next().await else { panic!("its toplevel is to be realised") };
+    assert!(job.publish, "its closure as well");
+    let done =
+        v1::PathsRealised { job: job.job, epoch: job.epoch, done: true, ..v1::PathsRealised::default() };
+    anna.worker.say(Message::PathsRealised(done)).await;
+    let settled = watcher.until(|event| matches!(event, Event::TargetSettled(_))).await;
+    let Event::TargetSettled(settled) = settled else { unreachable!("it was waited for") };
+    let failure = settled.failure.expect("it failed");
+    assert!(failure.cause.contains("published"), "{failure:?}");
 }
 
 async fn register(channel: &Channel, path: v1::StoredPath) -> Result<u64, Status> {

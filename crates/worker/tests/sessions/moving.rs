@@ -218,7 +218,10 @@ async fn several_questions_about_chunks_are_on_their_way_and_what_repeats_is_bro
     let path = daemon.build_expression(&script("large", large)).remove(0);
     let mut driven = start(&daemon, &[], &[]).await;
     driven.keeper.stand(&[&path], PathStanding::Held);
-    driven.keeper.lock().meet = vec![Arc::new(Barrier::new(4)); 4];
+    driven.keeper.lock().meet = {
+        let all = Arc::new(Barrier::new(4));
+        std::iter::repeat_n(all, 4).collect()
+    };
     let (run, publish) = ("run".to_owned(), true);
     let job = v1::Realise { job: 1, epoch: 4, path: base(&path), closure: false, run, publish };
     assert_eq!(driven.realise_as(job).await.failure, None);

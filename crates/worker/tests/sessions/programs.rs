@@ -73,7 +73,8 @@ fn start_worker(daemon: &NixDaemon, socket: &Path, ready: &str) -> Program {
     let [state, nix] = [&state, &nix].map(|path| path.to_string_lossy().into_owned());
     let socket = format!("unix://{}", socket.display());
     let settings = daemon.scratch().join("worker.toml");
-    std::fs::write(&settings, "min_free_bytes = 0\ncollect_below_bytes = 0\ndrain_timeout_s = 30\n").expect("writes");
+    std::fs::write(&settings, "min_free_bytes = 0\ncollect_below_bytes = 0\ndrain_timeout_s = 30\n")
+        .expect("writes");
     let settings = settings.to_string_lossy().into_owned();
     let store = daemon.store_uri();
     let arguments = [

@@ -103,7 +103,7 @@ async fn a_damaged_path_and_all_that_refers_to_it_is_served_no_more_until_it_is_
     assert_eq!(shelf.forgotten.try_recv().expect("the shell is told"), leaf.store_path());
     assert_eq!(shelf.served(&all).await, [false; 3]);
     assert_eq!(shelf.served(std::slice::from_ref(&beside)).await, [true]);
-    assert!(!shelf.has(leaf).await && shelf.has(middle).await && shelf.has(top).await);
+    assert!(!shelf.has(leaf) && shelf.has(middle) && shelf.has(top));
     // As after a crash in between, nothing comes back by itself.
     let shelf = shelf.reopened().await;
     assert_eq!(shelf.served(&all).await, [false; 3]);
@@ -133,9 +133,9 @@ async fn a_path_that_lost_a_chunk_is_brought_again_as_a_whole() {
     std::fs::remove_file(shelf.file_of(made.chunks[1].0)).expect("it is there");
     let error = shelf.register(made.path.clone()).await.expect_err("a chunk is missing");
     assert!(matches!(error, PathsError::NoChunk { .. }), "{error}");
-    assert!(!shelf.has(&made).await);
+    assert!(!shelf.has(&made));
     shelf.keep(&made).await;
-    assert!(shelf.has(&made).await);
+    assert!(shelf.has(&made));
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn references_are_those_that_the_bytes_name() {
         matches!(&error, PathsError::NotThere { reference, .. } if *reference == other.store_path()),
         "{error}"
     );
-    assert!(!shelf.has(&silent).await);
+    assert!(!shelf.has(&silent));
     shelf
         .bring(&naming(3, &[&input]).refer_to(&[&input]), expecting(&[&input, &other]))
         .await
